@@ -1,0 +1,1 @@
+"""Prefect flows, recipes and deployments. Knows every wing and computes nothing itself."""

@@ -1,0 +1,1 @@
+"""Models on tensors. Knows no STAC, no dask, and no files but weights."""

@@ -1,0 +1,3 @@
+"""tilewright turns satellite archives into maps."""
+
+__version__ = "0.1.0"
