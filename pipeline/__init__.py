@@ -1,1 +1,1 @@
-"""Pixels on a grid: grid, cube, stitching, engine, store, ledger. Knows no Prefect, and of models only their contract."""
+"""Pixels on a grid: grid, cube, stitching, engine, store, ledger. Knows no Prefect, of models only the contract."""
