@@ -1,0 +1,299 @@
+"""The engine: for each shard read core and halo, batch, run, stitch, reduce. Reading and writing overlap it.
+
+One thread reads one shard ahead, the caller's thread infers, and what it yields is written behind it by a third
+(see `tilewright.pipeline.run`). Batches are filled across shards and always have the same shape.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilewright.errors import KernelError
+
+from .forward import Counters, Forward, Sample, torch_threads
+from .job import used
+from .reduce import combine_reasons, reduce_output
+from .source import Reason
+from .stitch import Accumulator, Margins, Seam
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .grid import Shard, Tile
+    from .job import Job
+    from .source import Block
+
+__all__ = ["Engine", "ShardResult", "shard_reasons"]
+
+
+@dataclass(slots=True)
+class ShardResult:
+    """A finished shard, as it is written."""
+
+    shard: Shard
+    """Which, in input pixels."""
+    arrays: dict[str, NDArray[Any]]
+    """Output -> stored values ``[C, rows, columns]`` in output pixels."""
+    reason: NDArray[np.uint8]
+    """``[rows, columns]`` in output pixels: `Reason.VALID` where any output has a value."""
+    tiles: int = 0
+    """Tiles computed for it."""
+    bytes_read: int = 0
+    """Bytes read for it."""
+    seconds_read: float = 0.0
+    """Seconds of reading."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """A shard on its way: what is read and what is still to come."""
+
+    shard: Shard
+    reasons: dict[str, NDArray[np.uint8]]
+    waiting: int
+    bytes_read: int
+    seconds_read: float
+    tiles: int = 0
+    planes: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    sums: dict[str, Accumulator] = field(default_factory=dict)
+
+
+class Engine:
+    """Runs a job shard by shard in one process."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.forward = Forward(job)
+        self.tiles_needed = 0
+        """Tiles that hold at least one pixel that will have a value, of the shards that were run."""
+        self.seams = {
+            name: Seam(*spec.range)
+            for name, spec in job.kernel.spec.outputs.items()
+            if job.blends and spec.range is not None
+        }
+        self._margins: dict[tuple[int, int], list[tuple[str, Margins]]] = {}
+
+    @property
+    def counters(self) -> Counters:
+        """What was counted at the kernel's call."""
+        return self.forward.counters
+
+    def run(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
+        """Compute ``shards``, given in row-major order, and yield each as soon as it is final, in order.
+
+        When blending, the tiles of a neighbour above or to the left that is not among ``shards`` are computed
+        again for the strip they share (counted as ``recomputed``).
+        """
+        todo = list(shards)
+        ours = {s.index for s in todo}
+        opened: list[_Open] = []
+        pending: list[Sample] = []
+        with torch_threads(self.job.settings.threads or 1):
+            for shard, own, foreign, block, seconds in self._read_ahead(todo, ours):
+                state = self._open(shard, own, foreign, block, seconds)
+                opened.append(state)
+                for tile, is_foreign in self._needed(own, foreign, block):
+                    state.waiting += 1
+                    pending.append(self.forward.sample(tile, (state, is_foreign), block))
+                    if len(pending) == self.forward.size:
+                        self._infer(pending)
+                        pending = []
+                del block  # the next one is already being read: two are alive, not three
+                while opened and opened[0].waiting == 0:
+                    yield self._close(opened.pop(0), ours)
+            if pending:
+                self._infer(pending)
+            for state in opened:
+                yield self._close(state, ours)
+
+    def _read_ahead(
+        self, shards: list[Shard], ours: set[tuple[int, int]]
+    ) -> Iterator[tuple[Shard, list[Tile], list[Tile], Block | None, float]]:
+        """Yield each shard with its own and foreign tiles, its block and the seconds of reading."""
+
+        def read(shard: Shard) -> tuple[Shard, list[Tile], list[Tile], Block | None, float]:
+            started = perf_counter()
+            own = self.job.tiles(shard)
+            foreign = [
+                t
+                for t in self.job.incoming(shard)
+                if tuple(k * self.job.tiling.core // self.job.tiling.shard for k in t.index) not in ours
+            ]
+            block = None
+            if self.job.grid.inside(shard.window).any() or (own and self.job.blends):
+                tiles = [*own, *foreign]
+                window = self.job.span(tiles) if tiles else shard.window
+                block = self.job.source.read(_union(window, shard.window))
+            return shard, own, foreign, block, perf_counter() - started
+
+        yield from read_ahead(shards, read)
+
+    def _needed(
+        self, own: list[Tile], foreign: list[Tile], block: Block | None
+    ) -> Iterator[tuple[Tile, bool]]:
+        """Yield the tiles to compute, each with whether it is foreign, and count them."""
+        if block is None:
+            return
+        for tiles, is_foreign in ((foreign, True), (own, False)):
+            for tile in tiles:
+                if self._is_needed(tile, block):
+                    self.tiles_needed += not is_foreign
+                    self.counters.recomputed += is_foreign
+                    yield tile, is_foreign
+
+    def _is_needed(self, tile: Tile, block: Block) -> bool:
+        """True where a pixel of what the tile gives will have a value."""
+        inside = self.job.grid.inside(tile.gives)
+        layers = self._layers(block, tile.gives)
+        specs = self.job.kernel.spec.outputs.values()
+        return any(
+            bool((combine_reasons(layers, inside, spec.valid_rule) == Reason.VALID).any()) for spec in specs
+        )
+
+    def _layers(self, block: Block, window: Any) -> list[NDArray[np.uint8]]:
+        at = window.slices(block.window)
+        return [layer[..., *at] for layer in used(block, self.job.bindings).values()]
+
+    def _open(
+        self, shard: Shard, own: list[Tile], foreign: list[Tile], block: Block | None, seconds: float
+    ) -> _Open:
+        spec = self.job.kernel.spec
+        reasons = shard_reasons(self.job, shard, block)
+        state = _Open(shard, reasons, 0, block.bytes_read if block else 0, seconds)
+        if self.job.blends and spec.mapping == "map_pixels":
+            for name, output in spec.outputs.items():
+                span = output.range or (0.0, 1.0)
+                channels = max(output.forward_channels)
+                state.sums[name] = Accumulator(
+                    shard, self.job.grid.shape, self.job.tiling, spec.scale, channels, span
+                )
+        return state
+
+    def _infer(self, samples: list[Sample]) -> None:
+        for sample, outputs in self.forward.run(samples):
+            state, foreign = sample.owner
+            state.waiting -= 1
+            state.tiles += not foreign
+            for name, values in outputs.items():
+                self._place(state, sample, name, self.forward.crop(sample, values), foreign)
+
+    def _place(
+        self, state: _Open, sample: Sample, name: str, values: NDArray[np.float32], foreign: bool
+    ) -> None:
+        scale, tile = self.job.kernel.spec.scale, sample.tile
+        if self.job.blends:
+            inner = tile.gives.slices(tile.read)
+            rule = self.job.kernel.spec.outputs[name].valid_rule
+            layers = [
+                np.where(ok[..., *inner], np.uint8(Reason.VALID), np.uint8(Reason.NODATA))
+                for ok in sample.valid.values()
+            ]
+            inside = np.ones(tile.gives.shape, dtype=bool)
+            valid = _repeat(combine_reasons(layers, inside, rule) == Reason.VALID, scale)
+            state.sums[name].add(tile, values, valid, foreign=foreign)
+            return
+        window = state.shard.window.times(scale)
+        if name not in state.planes:
+            state.planes[name] = np.full((values.shape[0], *window.shape), np.nan, dtype=np.float32)
+        state.planes[name][:, *tile.gives.times(scale).slices(window)] = values
+
+    def _close(self, state: _Open, ours: set[tuple[int, int]]) -> ShardResult:
+        spec, scale = self.job.kernel.spec, self.job.kernel.spec.scale
+        window = state.shard.window.times(scale)
+        arrays: dict[str, NDArray[Any]] = {}
+        best = np.full(window.shape, 255, dtype=np.uint8)
+        self._exchange(state, ours)
+        for name, output in spec.outputs.items():
+            reason = _repeat(state.reasons[name], scale)
+            ready = reason == Reason.VALID
+            if name in state.sums:
+                values, filled = state.sums[name].result(self.seams[name])
+                self._count_clipped(name, state.sums[name].clipped)
+                ready &= filled
+            else:
+                shape = (max(output.forward_channels), *window.shape)
+                values = state.planes.pop(name, None)  # type: ignore[assignment]
+                values = np.full(shape, np.nan, dtype=np.float32) if values is None else values
+            arrays[name], ok = reduce_output(name, output, values, ready)
+            reason = np.where(ok, np.uint8(Reason.VALID), np.maximum(reason, np.uint8(Reason.NODATA)))
+            best = np.minimum(best, reason)
+        return ShardResult(state.shard, arrays, best, state.tiles, state.bytes_read, state.seconds_read)
+
+    def _exchange(self, state: _Open, ours: set[tuple[int, int]]) -> None:
+        """Take the margins that wait for this shard, and leave those that its tiles give to later ones."""
+        for name, margins in self._margins.pop(state.shard.index, []):
+            state.sums[name].receive(margins)
+        i, j = state.shard.index
+        for name, sums in state.sums.items():
+            for margins in sums.margins():
+                for target in ((i, j + 1), (i + 1, j), (i + 1, j + 1)):
+                    if target in ours and _reaches(self.job, target, margins):
+                        self._margins.setdefault(target, []).append((name, margins))
+
+    def _count_clipped(self, name: str, clipped: int) -> None:
+        if not clipped:
+            return
+        self.counters.bad[name] = self.counters.bad.get(name, 0) + clipped
+        if not self.job.settings.allow_clipping:
+            low, high = self.job.kernel.spec.outputs[name].range or (0, 1)
+            raise KernelError(
+                f"{clipped} values lie outside of the declared range {low:g}..{high:g}",
+                place=f"kernel {self.job.kernel.spec.name}, output {name}",
+                remedy="declare the true range, or allow clipping",
+            )
+
+
+def shard_reasons(job: Job, shard: Shard, block: Block | None) -> dict[str, NDArray[np.uint8]]:
+    """Return for each output the reasons ``[rows, columns]`` of a shard in input pixels."""
+    inside = job.grid.inside(shard.window)
+    if block is None:
+        outside = np.full(shard.window.shape, np.uint8(Reason.OUTSIDE))
+        return dict.fromkeys(job.kernel.spec.outputs, outside)
+    at = shard.window.slices(block.window)
+    layers = [layer[..., *at] for layer in used(block, job.bindings).values()]
+    rules = {spec.valid_rule for spec in job.kernel.spec.outputs.values()}
+    by_rule = {rule: combine_reasons(layers, inside, rule) for rule in rules}
+    return {name: by_rule[spec.valid_rule] for name, spec in job.kernel.spec.outputs.items()}
+
+
+def read_ahead[T, R](items: Iterable[T], read: Callable[[T], R], depth: int = 1) -> Iterator[R]:
+    """Yield ``read(item)`` in order, computed by one thread that is at most ``depth`` items ahead.
+
+    An error of ``read`` is raised here, in its place. Leaving the loop early waits for the read under way.
+    """
+    ahead: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="tilewright-read") as pool:
+        try:
+            for item in items:
+                ahead.append(pool.submit(read, item))
+                if len(ahead) > depth:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def _union(a: Any, b: Any) -> Any:
+    return type(a)(min(a.row0, b.row0), max(a.row1, b.row1), min(a.col0, b.col0), max(a.col1, b.col1))
+
+
+def _repeat(array: NDArray[Any], scale: int) -> NDArray[Any]:
+    return array if scale == 1 else array.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def _reaches(job: Job, target: tuple[int, int], margins: Margins) -> bool:
+    rows, cols = job.grid.shape
+    side = job.tiling.shard
+    if target[0] * side >= rows or target[1] * side >= cols:
+        return False
+    shard = job.tiling.shard_at(*target, job.grid.shape)
+    return shard.window.times(job.kernel.spec.scale).overlap(margins.window) is not None
