@@ -1,0 +1,114 @@
+"""The statistics pass: a bounded sample of the whole scene, the same however it is read.
+
+A pixel is in the sample if the hash of its global position is among the smallest. So the sample depends
+neither on shards nor on their order, workers can draw it in parts, and merging parts is exact.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilewright.errors import InputError
+
+from .engine import read_ahead
+from .source import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from .grid import Shard, Window
+    from .job import Job
+    from .source import Block
+
+__all__ = ["Sampled", "gather_statistics", "hash_positions", "merge_samples", "sample_block"]
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def hash_positions(window: Window) -> NDArray[np.uint64]:
+    """Return ``[rows, columns]`` uint64: splitmix64 of (row, column), evenly spread and free of patterns."""
+    rows = np.arange(window.row0, window.row1).astype(np.uint64)
+    cols = np.arange(window.col0, window.col1).astype(np.uint64)
+    with np.errstate(over="ignore"):
+        state = _mix(rows * GOLDEN + GOLDEN)
+        return _mix(state[:, None] + cols[None, :] * GOLDEN)
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Splitmix64's finaliser (Steele, Lea and Flood 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+type Sampled = tuple[NDArray[np.uint64], dict[str, NDArray[np.float64]]]
+"""Hashes ``[n]`` in rising order, and input name -> values ``[n, T, C]``."""
+
+
+def sample_block(job: Job, shard: Shard, block: Block, size: int) -> Sampled:
+    """Return the sample of one shard: its ``size`` valid pixels of smallest hash.
+
+    A pixel counts where all dates of all inputs are valid and it lies in the region.
+    """
+    at = shard.window.slices(block.window)
+    ok = job.grid.inside(shard.window)
+    for binding in job.bindings.values():
+        ok = ok & (block.reason[binding.layer][..., *at] == Reason.VALID).all(axis=(0, 1))
+    flat = np.flatnonzero(ok)
+    hashes = hash_positions(shard.window).ravel()[flat]
+    if len(flat) > size:
+        keep = np.argpartition(hashes, size)[:size]
+        flat, hashes = flat[keep], hashes[keep]
+    order = np.argsort(hashes, kind="stable")
+    flat, hashes = flat[order], hashes[order]
+    rows, cols = np.divmod(flat, shard.window.width)
+    values = {}
+    for name, binding in job.bindings.items():
+        pixels = block.data[binding.layer][..., *at][:, list(binding.channels)][:, :, rows, cols]
+        values[name] = np.moveaxis(pixels, -1, 0).astype(np.float64)
+    return hashes, values
+
+
+def merge_samples(parts: Iterable[Sampled], size: int) -> Sampled:
+    """Return the ``size`` pixels of smallest hash among ``parts``; any order and grouping gives the same."""
+    found = list(parts)
+    hashes = np.concatenate([h for h, _ in found])
+    order = np.argsort(hashes, kind="stable")[:size]
+    names = found[0][1]
+    return hashes[order], {n: np.concatenate([v[n] for _, v in found])[order] for n in names}
+
+
+def gather_statistics(job: Job) -> dict[str, Any]:
+    """Read the scene once and return what the kernel's ``fit`` makes of the sample; {} if it needs none.
+
+    Values are those of the source, before ``mean`` and ``std``. Raises `InputError` where no pixel is valid.
+    """
+    spec = job.kernel.spec.statistics
+    if spec is None or job.kernel.fit is None:
+        return {}
+    sample: Sampled | None = None
+    shards = [s for s in job.tiling.shards(job.grid.shape) if job.grid.inside(s.window).any()]
+    for shard, block in read_ahead(shards, lambda s: (s, job.source.read(s.window))):
+        part = sample_block(job, shard, block, spec.sample)
+        sample = part if sample is None else merge_samples([sample, part], spec.sample)
+        del block
+    if sample is None or not len(sample[0]):
+        raise InputError(
+            "no pixel is valid in all dates, so there is nothing to take statistics from",
+            place=f"kernel {job.kernel.spec.name}",
+            remedy="check the mask, the nodata values and that the dates overlap",
+        )
+    return plain(job.kernel.fit(sample[1]))
+
+
+def plain(found: Any) -> Any:
+    """Return numpy scalars and arrays as plain numbers and lists, for the ledger and the fingerprint."""
+    if isinstance(found, dict) or hasattr(found, "items"):
+        return {str(k): plain(v) for k, v in found.items()}
+    if isinstance(found, (list, tuple)):
+        return [plain(v) for v in found]
+    return found.tolist() if hasattr(found, "tolist") else found
