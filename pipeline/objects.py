@@ -1,0 +1,92 @@
+"""Where results lie: a local path, or a prefix of an object store. The one place that tells them apart."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from tilewright.errors import StoreError
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+
+__all__ = ["fsync_path", "is_remote", "local_path", "upload", "zarr_store"]
+
+SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
+"""URL schemes that obstore opens as object stores."""
+
+
+def is_remote(url: str | os.PathLike[str]) -> bool:
+    """Return True for an object-store URL, False for a local path or ``file://``; raises `StoreError` else."""
+    text = os.fspath(url)
+    scheme = urlsplit(text).scheme if "://" in text else ""
+    if scheme in SCHEMES:
+        return True
+    if scheme in ("", "file"):
+        return False
+    raise StoreError(
+        f"results cannot be written to a {scheme}:// address",
+        place=text,
+        remedy=f"use a local path or one of {', '.join(f'{s}://' for s in SCHEMES)}",
+    )
+
+
+def local_path(url: str | os.PathLike[str]) -> Path:
+    """Return the local path that ``url`` names."""
+    text = os.fspath(url)
+    return Path(urlsplit(text).path if text.startswith("file://") else text)
+
+
+def _obstore(url: str, options: Mapping[str, Any] | None) -> Any:
+    from obstore.store import from_url
+
+    # What `options` leave out comes from the environment: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_ALLOW_HTTP, ...
+    return from_url(url, **dict(options or {}))
+
+
+def zarr_store(url: str, *, options: Mapping[str, Any] | None = None, read_only: bool = False) -> Store:
+    """Return the Zarr store at ``url``: `LocalStore` for a path, obstore's for an object store.
+
+    Parameters
+    ----------
+    url
+        A path, or ``s3://bucket/prefix`` and the like.
+    options
+        Options of `obstore.store.from_url`; ignored for a path.
+    read_only
+        True forbids writing.
+    """
+    from zarr.storage import LocalStore, ObjectStore
+
+    if not is_remote(url):
+        return LocalStore(local_path(url), read_only=read_only)
+    return ObjectStore(_obstore(url, options), read_only=read_only)
+
+
+def upload(path: Path, url: str, *, options: Mapping[str, Any] | None = None) -> None:
+    """Upload a finished file to ``url`` in parts of bounded size; the object appears whole or not at all.
+
+    Raises `StoreError` where the store refuses it.
+    """
+    import obstore
+    from obstore.exceptions import BaseError
+
+    parent, _, name = url.rpartition("/")
+    try:
+        with path.open("rb") as file:
+            obstore.put(_obstore(parent, options), name, file, use_multipart=True)
+    except BaseError as error:
+        cause = f"the upload of {path.name} failed: {str(error).splitlines()[0]}"
+        raise StoreError(cause, place=url, remedy="check the address, the keys and the endpoint") from error
+
+
+def fsync_path(path: Path) -> None:
+    """Ask the system to put a file or a folder's list of names on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
