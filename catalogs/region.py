@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from tilewright.errors import InputError
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
-__all__ = ["Region", "split_antimeridian"]
+__all__ = ["Region", "split_antimeridian", "unwrap_footprint"]
 
 _GEOJSON_SUFFIXES = {".geojson", ".json"}
 _TABLE_SUFFIXES = {".gpkg", ".shp", ".fgb", ".parquet", ".geoparquet"}
@@ -92,7 +93,9 @@ class Region:
         right = east + 360 if west > east else east
         if right - west > 360:
             raise InputError(
-                f"it is {right - west:g} degrees wide", place=place, remedy="use -180,S,180,N for the whole globe"
+                f"it is {right - west:g} degrees wide",
+                place=place,
+                remedy="use -180,S,180,N for the whole globe",
             )
         return cls(box(west, south, right, north), place)
 
@@ -135,7 +138,9 @@ class Region:
             west, south, east, north = (float(value) for value in values)
         except ValueError as error:
             raise InputError(
-                "a bbox is four numbers", place=",".join(values), remedy="write W,S,E,N in degrees, e.g. 15,47,16,48"
+                "a bbox is four numbers",
+                place=",".join(values),
+                remedy="write W,S,E,N in degrees, e.g. 15,47,16,48",
             ) from error
         return cls.from_bbox(west, south, east, north)
 
@@ -205,12 +210,23 @@ def split_antimeridian(geometry: BaseGeometry) -> BaseGeometry:
     west, _, east, _ = geometry.bounds
     if west >= -180 and east <= 180:
         return geometry
-    pieces = []
+    pieces: list[BaseGeometry] = []
     for shift in (-360.0, 0.0, 360.0):
         moved = translate(geometry, xoff=shift)
         piece = moved.intersection(box(-180, -90, 180, 90))
-        pieces.extend(p for p in getattr(piece, "geoms", [piece]) if p.area > 0)
+        pieces.extend(p for p in getattr(piece, "geoms", [piece]) if p.area > 0 or geometry.area == 0)
     return union_all(pieces)
+
+
+def unwrap_footprint(geometry: BaseGeometry) -> BaseGeometry:
+    """Return the footprint of a scene with rings that jump over the antimeridian continued beyond 180.
+
+    A ring round a pole is returned as it came.
+    """
+    try:
+        return _unwrap(geometry, "footprint", certain=True)[0]
+    except InputError:
+        return geometry
 
 
 def _longitudes(geometry: BaseGeometry) -> tuple[float, float]:
@@ -224,7 +240,7 @@ def _longitudes(geometry: BaseGeometry) -> tuple[float, float]:
             merged.append([west, east])
     # The widest gap on the circle is what the arc leaves out; the gap over 180 counts with both its sides.
     best = (merged[0][0] + 360 - merged[-1][1], merged[0][0], merged[-1][1])
-    for left, right in zip(merged, merged[1:], strict=False):
+    for left, right in pairwise(merged):
         if right[0] - left[1] > best[0]:
             best = (right[0] - left[1], right[0], left[1])
     return best[1], best[2]
@@ -283,7 +299,9 @@ def _geometries(data: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
         found = [data]
     else:
         raise InputError(
-            f"not GeoJSON: type is {kind!r}", place=name, remedy="give a geometry, Feature or FeatureCollection"
+            f"not GeoJSON: type is {kind!r}",
+            place=name,
+            remedy="give a geometry, Feature or FeatureCollection",
         )
     return [geometry for geometry in found if geometry]
 
@@ -323,7 +341,7 @@ def _legacy_crs(data: Mapping[str, Any], name: str) -> str | None:
             remedy="remove the member when the coordinates are WGS84 longitude and latitude, else name the CRS",
         )
     plain = str(label).upper().replace("URN:OGC:DEF:CRS:", "")
-    return None if plain.startswith("OGC:") and plain.endswith(":CRS84") or plain == _LONLAT else str(label)
+    return None if (plain.startswith("OGC:") and plain.endswith(":CRS84")) or plain == _LONLAT else str(label)
 
 
 def _read_table(path: Path) -> tuple[BaseGeometry, object]:
@@ -367,9 +385,13 @@ def _to_lonlat(geometry: BaseGeometry, crs: object, name: str) -> BaseGeometry:
     west, south, east, north = geometry.bounds
     if not source.is_geographic:
         geometry = segmentize(geometry, max(east - west, north - south) / _EDGES)
-    moved = transform(geometry, Transformer.from_crs(source, _LONLAT, always_xy=True).transform, interleaved=False)
+    moved = transform(
+        geometry, Transformer.from_crs(source, _LONLAT, always_xy=True).transform, interleaved=False
+    )
     if not all(math.isfinite(value) for value in moved.bounds):
-        raise InputError(f"its coordinates lie outside {source.name}", place=name, remedy="check the CRS of the file")
+        raise InputError(
+            f"its coordinates lie outside {source.name}", place=name, remedy="check the CRS of the file"
+        )
     return moved
 
 
@@ -411,13 +433,13 @@ def _joined(kind: Any, polygons: list[BaseGeometry]) -> BaseGeometry:
 
 
 def _jumps(ring: Sequence[tuple[float, ...]]) -> bool:
-    return any(180 < abs(b[0] - a[0]) < 360 for a, b in zip(ring, ring[1:], strict=False))
+    return any(180 < abs(b[0] - a[0]) < 360 for a, b in pairwise(ring))
 
 
 def _unwrap_ring(ring: Sequence[tuple[float, ...]], name: str) -> list[tuple[float, float]]:
     shift = 0.0
     points = [(ring[0][0], ring[0][1])]
-    for before, after in zip(ring, ring[1:], strict=False):
+    for before, after in pairwise(ring):
         step = after[0] - before[0]
         if 180 < abs(step) < 360:
             shift -= math.copysign(360, step)

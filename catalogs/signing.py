@@ -30,12 +30,47 @@ _MARGIN_S = 300.0
 _SIGNATURES: Mapping[str, frozenset[str]] = {
     # Azure: https://learn.microsoft.com/rest/api/storageservices/create-user-delegation-sas
     "sig": frozenset(
-        "sig sv ss srt sp st se sip spr si sr sdd skoid sktid skt ske sks skv saoid suoid scid ses "
-        "rscc rscd rsce rscl rsct".split()
+        [
+            "sig",
+            "sv",
+            "ss",
+            "srt",
+            "sp",
+            "st",
+            "se",
+            "sip",
+            "spr",
+            "si",
+            "sr",
+            "sdd",
+            "skoid",
+            "sktid",
+            "skt",
+            "ske",
+            "sks",
+            "skv",
+            "saoid",
+            "suoid",
+            "scid",
+            "ses",
+            "rscc",
+            "rscd",
+            "rsce",
+            "rscl",
+            "rsct",
+        ]
     ),
     # Amazon S3 before version 4, Google Cloud Storage V2, CloudFront
     "signature": frozenset(
-        ["signature", "expires", "awsaccesskeyid", "googleaccessid", "key-pair-id", "policy", "x-amz-security-token"]
+        [
+            "signature",
+            "expires",
+            "awsaccesskeyid",
+            "googleaccessid",
+            "key-pair-id",
+            "policy",
+            "x-amz-security-token",
+        ]
     ),
 }
 _SIGNATURE_PREFIXES = ("x-amz-", "x-goog-")
@@ -95,7 +130,9 @@ class PlanetaryComputerSigner:
     """Raises the service's rate limit; sent as a header and never stored."""
     path_style_hosts: tuple[str, ...] = ()
     """``host:port`` of stores that name the account as first part of the path, such as Azurite."""
-    _tokens: dict[tuple[str, str], _Token] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _tokens: dict[tuple[str, str], _Token] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
     _locks: dict[tuple[str, str], threading.Lock] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -187,7 +224,7 @@ def signer_for(where: Endpoint | str) -> Signer:
     is_blob = isinstance(where, str) and (urlsplit(where).hostname or "").endswith(_BLOB_SUFFIX)
     if name != "planetary-computer" and not is_blob:
         return NoSigner()
-    global _planetary_computer  # noqa: PLW0603 - the cache of tokens is one a process on purpose
+    global _planetary_computer
     with _making:
         if _planetary_computer is None:
             _planetary_computer = PlanetaryComputerSigner()
