@@ -44,7 +44,9 @@ class ShardResult:
     reason: NDArray[np.uint8]
     """``[rows, columns]`` in output pixels: `Reason.VALID` where any output has a value."""
     tiles: int = 0
-    """Tiles computed for it."""
+    """Tiles of its own that the kernel was called with."""
+    tiles_needed: int = 0
+    """Tiles of its own that hold a pixel with a result, from grid and valid mask."""
     bytes_read: int = 0
     """Bytes read for it."""
     seconds_read: float = 0.0
@@ -61,6 +63,7 @@ class _Open:
     bytes_read: int
     seconds_read: float
     tiles: int = 0
+    needed: int = 0
     planes: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     sums: dict[str, Accumulator] = field(default_factory=dict)
 
@@ -71,8 +74,6 @@ class Engine:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.forward = Forward(job)
-        self.tiles_needed = 0
-        """Tiles that hold at least one pixel that will have a value, of the shards that were run."""
         self.seams = {
             name: Seam(*spec.range)
             for name, spec in job.kernel.spec.outputs.items()
@@ -101,6 +102,7 @@ class Engine:
                 opened.append(state)
                 for tile, is_foreign in self._needed(own, foreign, block):
                     state.waiting += 1
+                    state.needed += not is_foreign
                     pending.append(self.forward.sample(tile, (state, is_foreign), block))
                     if len(pending) == self.forward.size:
                         self._infer(pending)
@@ -144,7 +146,6 @@ class Engine:
         for tiles, is_foreign in ((foreign, True), (own, False)):
             for tile in tiles:
                 if self._is_needed(tile, block):
-                    self.tiles_needed += not is_foreign
                     self.counters.recomputed += is_foreign
                     yield tile, is_foreign
 
@@ -224,7 +225,7 @@ class Engine:
             arrays[name], ok = reduce_output(name, output, values, ready)
             reason = np.where(ok, np.uint8(Reason.VALID), np.maximum(reason, np.uint8(Reason.NODATA)))
             best = np.minimum(best, reason)
-        return ShardResult(state.shard, arrays, best, state.tiles, state.bytes_read, state.seconds_read)
+        return ShardResult(state.shard, arrays, best, state.tiles, state.needed, state.bytes_read, state.seconds_read)
 
     def _exchange(self, state: _Open, ours: set[tuple[int, int]]) -> None:
         """Take the margins that wait for this shard, and leave those that its tiles give to later ones."""

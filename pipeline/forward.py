@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .job import Job
     from .source import Block
 
-__all__ = ["Counters", "Forward", "Sample", "torch_threads"]
+__all__ = ["Counters", "Forward", "Sample", "blank_samples", "torch_threads"]
 
 
 @dataclass(slots=True)
@@ -74,12 +74,12 @@ def torch_threads(count: int) -> Iterator[None]:
 class Forward:
     """The kernel of a job on its device, called with batches of constant shape."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, size: int | None = None) -> None:
         import torch
 
         self.job = job
         self.counters = Counters()
-        self.size = job.settings.batch or 1
+        self.size = size or job.settings.batch or 1
         self.device = torch.device(job.settings.device)
         function = job.kernel.function
         if isinstance(function, torch.nn.Module):
@@ -202,6 +202,17 @@ class Forward:
             statistics=job.statistics,
             seed=job.kernel.spec.seed or 0,
         )
+
+
+def blank_samples(job: Job, count: int) -> list[Sample]:
+    """Return ``count`` valid tiles of zeros, to learn what a forward costs without reading a pixel."""
+    tile = job.tiling.tile_at(0, 0, job.grid.shape)
+    side = job.tiling.tile
+    data, valid = {}, {}
+    for name, b in job.bindings.items():
+        data[name] = np.zeros((b.dates, len(b.channels), side, side), dtype=np.float32)
+        valid[name] = np.ones((b.dates, 1, side, side), dtype=bool)
+    return [Sample(tile, None, data, valid)] * count
 
 
 def _beyond(read: Window, shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -1,0 +1,237 @@
+"""The plan: what a run will read, compute, hold and write, from headers alone, and whether it fits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilewright.errors import GridError, PlanError
+
+from .forward import Forward, blank_samples, torch_threads
+from .job import Job, prepare
+from .memory import Memory, available_memory, probe_activations, projected_memory, resident_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Choice", "Plan", "compare_tiles", "make_plan"]
+
+MOST_SHARDS = 10_000
+"""Orchestrated units of one run: schedulers begin to suffer above (dask/distributed #3898)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will cost."""
+
+    shape: tuple[int, int]
+    """Rows and columns of the outputs."""
+    pixels: int
+    """Output pixels."""
+    shards: int
+    """Units of writing, and of tasks."""
+    tiles: int
+    """Tiles that the grid holds; empty ones will not be computed."""
+    tile: int
+    """Pixels a side that the kernel sees."""
+    core: int
+    """Pixels a side that belong to a tile."""
+    halo: int
+    """Pixels a side read around the core."""
+    stride: int
+    """The kernel's stride."""
+    shard_size: int
+    """Pixels a side of a shard, in input pixels."""
+    stitch: str
+    """``cut`` or ``blend``."""
+    batch: int
+    """Tiles a forward."""
+    threads: int
+    """Intra-op threads."""
+    device: str
+    """Where the kernel runs."""
+    waste: float
+    """Pixels computed per pixel kept."""
+    passes: int
+    """Times the source is read: 2 with a statistics pass."""
+    bytes_read: int
+    """Decoded bytes that will be read, halos included."""
+    bytes_written: int
+    """Bytes of the outputs before compression, Zarr and COG, with their pyramids."""
+    scratch_bytes: int
+    """Most bytes beside the outputs while COGs are written."""
+    memory: Memory
+    """Projected peak, by cause."""
+    memory_allowed: int
+    """Bytes that the run may use."""
+    seconds_forward: float
+    """Seconds of inference: one batch was timed."""
+    notes: tuple[str, ...]
+    """What was chosen and why, a sentence each."""
+
+    def check(self) -> None:
+        """Raise `PlanError` where the run would not fit, with the largest term and what to turn."""
+        if self.memory.total > self.memory_allowed:
+            terms = {k: v for k, v in asdict(self.memory).items() if k not in ("reserved", "gdal_cache")}
+            worst = max(terms, key=lambda k: terms[k])
+            knob = {
+                "reads": "a smaller --shard",
+                "batch": "a smaller --batch",
+                "forward": "a smaller --batch or --tile",
+                "stitching": "a smaller --shard",
+                "shard": "a smaller --shard",
+                "overviews": "a smaller --shard",
+            }[worst]
+            raise PlanError(
+                f"the run would need {self.memory.total / 2**20:,.0f} MiB, of which {worst}"
+                f" {terms[worst] / 2**20:,.0f} MiB, and may use {self.memory_allowed / 2**20:,.0f} MiB",
+                place="plan",
+                remedy=f"use {knob}, or allow more by --memory",
+            )
+        if self.shards > MOST_SHARDS:
+            raise PlanError(
+                f"{self.shards:,} shards are more than {MOST_SHARDS:,}",
+                place="plan",
+                remedy="use a larger --shard",
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as plain data, with the sum of the memory terms."""
+        return {**asdict(self), "projected_memory_bytes": self.memory.total}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One row of ``plan --table``: a tile, a batch, and what they cost."""
+
+    tile: int
+    """Pixels a side that the kernel would see."""
+    batch: int
+    """Tiles a forward."""
+    waste: float
+    """Pixels computed per pixel kept."""
+    memory: int
+    """Projected peak in bytes."""
+    seconds: float
+    """Seconds of inference for the whole grid, from one timed batch."""
+    fits: bool
+    """True where the memory allowed is enough."""
+    best: bool = False
+    """True for the fastest that fits."""
+
+
+def make_plan(job: Job) -> Plan:
+    """Return the plan of ``job``. Reads no pixel; times one batch of zeros."""
+    spec, tiling = job.kernel.spec, job.tiling
+    shape = job.output_grid.shape
+    tiles = math.prod(tiling.count(n) for n in job.grid.shape)
+    shards = math.prod(math.ceil(n / tiling.shard) for n in job.grid.shape)
+    out = [o for o in spec.outputs.values() if o.is_raster]
+    stored = sum(o.band_count * np.dtype(o.stored_dtype).itemsize for o in out)
+    batch = job.settings.batch or 1
+    activations, seconds = _cost(job, batch)
+    passes = 2 if spec.statistics else 1
+    halo_share = min(4.0, ((tiling.shard + 2 * tiling.halo) / tiling.shard) ** 2)
+    read = math.prod(job.grid.shape) * job.bytes_per_pixel
+    return Plan(
+        shape=shape,
+        pixels=math.prod(shape),
+        shards=shards,
+        tiles=tiles,
+        tile=tiling.tile,
+        core=tiling.core,
+        halo=tiling.halo,
+        stride=tiling.stride,
+        shard_size=tiling.shard,
+        stitch=job.settings.stitch or "cut",
+        batch=batch,
+        threads=job.settings.threads or 1,
+        device=job.settings.device,
+        waste=tiling.waste(),
+        passes=passes,
+        bytes_read=int(read * (halo_share if shards > 1 else 1)) + (read if passes == 2 else 0),
+        bytes_written=int(math.prod(shape) * (stored * 2 + 1) * 4 / 3),
+        scratch_bytes=int(
+            math.prod(shape)
+            * max([o.band_count * np.dtype(o.stored_dtype).itemsize for o in out], default=0)
+            * 4
+            / 3
+        ),
+        memory=projected_memory(job, activations, resident_bytes()),
+        memory_allowed=job.settings.memory or resident_bytes() + available_memory(),
+        seconds_forward=math.ceil(tiles / batch) * seconds,
+        notes=job.notes,
+    )
+
+
+@lru_cache(maxsize=64)
+def _measured(digest: str, key: tuple[Any, ...], probe: _Probe) -> tuple[int, float]:
+    return probe()
+
+
+class _Probe:
+    """A call that is equal to every other one, so that the cache looks at the kernel and the shapes alone."""
+
+    def __init__(self, job: Job, batch: int) -> None:
+        self.job, self.batch = job, batch
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Probe)
+
+    def __call__(self) -> tuple[int, float]:
+        activations = probe_activations(self.job)
+        forward = Forward(self.job, size=self.batch)
+        with torch_threads(self.job.settings.threads or 1):
+            started = perf_counter()
+            for _ in forward.run(blank_samples(self.job, self.batch)):
+                pass
+            return activations, perf_counter() - started
+
+
+def _cost(job: Job, batch: int) -> tuple[int, float]:
+    """Return activations of a tile in bytes and seconds of a batch; remembered per kernel, tile and batch."""
+    shapes = tuple((name, b.dates, len(b.channels)) for name, b in job.bindings.items())
+    s = job.settings
+    key = (job.tiling.tile, batch, shapes, s.threads, s.device, s.precision)
+    return _measured(job.kernel.digest, key, _Probe(job, batch))
+
+
+def compare_tiles(
+    job: Job, tiles: Sequence[int] = (256, 512, 1024, 2048), batches: Sequence[int] = (1, 4, 16)
+) -> list[Choice]:
+    """Return what other tiles and batches would cost, the fastest that fits marked.
+
+    Sides that the kernel does not take, that leave no core, or whose batch exceeds 4 Mpx are left out.
+    """
+    rows: list[Choice] = []
+    for tile in sorted({*tiles, job.tiling.tile}):
+        for batch in sorted({*batches, job.settings.batch or 1}):
+            if tile * tile * batch > 4 << 20 and (tile, batch) != (job.tiling.tile, job.settings.batch):
+                continue
+            wish = replace(job.settings, tile=tile, batch=batch, shard=job.tiling.shard)
+            try:
+                other = prepare(job.kernel, job.source, wish)
+            except GridError:
+                continue
+            plan = make_plan(replace(other, statistics=job.statistics))
+            rows.append(
+                Choice(
+                    plan.tile,
+                    batch,
+                    plan.waste,
+                    plan.memory.total,
+                    plan.seconds_forward,
+                    plan.memory.total <= plan.memory_allowed,
+                )
+            )
+    fitting = [r for r in rows if r.fits]
+    best = min(fitting, key=lambda r: r.seconds, default=None)
+    return [replace(r, best=r is best) for r in rows]
