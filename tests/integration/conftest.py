@@ -135,10 +135,13 @@ def _make_bucket(server: S3, filer: str, process: subprocess.Popen[bytes], log: 
 
     store = from_url(server.url, **server.options, retry_config={"max_retries": 0})
     deadline = time.monotonic() + 90
+    made = False
     while True:
         try:
-            folder = urllib.request.Request(f"{filer}/buckets/{server.bucket}/", method="POST")
-            urllib.request.urlopen(folder, timeout=5).close()
+            if not made:
+                folder = urllib.request.Request(f"{filer}/buckets/{server.bucket}/", method="POST")
+                urllib.request.urlopen(folder, timeout=5).close()
+                made = True
             obstore.put(store, "ready", b"yes")
         except (OSError, BaseError):
             if process.poll() is not None or time.monotonic() > deadline:
