@@ -251,7 +251,8 @@ def _check_area(geometry: BaseGeometry, name: str, *, degrees: bool = True) -> N
 
     if geometry.is_empty:
         raise InputError("the region is empty", place=name, remedy="give a polygon with an area")
-    if geometry.geom_type not in ("Polygon", "MultiPolygon") or geometry.area == 0:
+    # A symmetric bow tie has a signed area of zero, so a missing area is judged by the envelope.
+    if geometry.geom_type not in ("Polygon", "MultiPolygon") or geometry.envelope.area == 0:
         raise InputError(
             f"a {geometry.geom_type} has no area", place=name, remedy="give a polygon, or W,S,E,N in degrees"
         )
@@ -353,7 +354,7 @@ def _read_table(path: Path) -> tuple[BaseGeometry, object]:
             place=str(path),
             remedy=f"known: {', '.join(sorted(_GEOJSON_SUFFIXES | _TABLE_SUFFIXES))}",
         )
-    from pyogrio.errors import DataSourceError
+    from pyogrio.errors import DataSourceError  # type: ignore[import-untyped, unused-ignore]
 
     try:
         if path.suffix.lower() in (".parquet", ".geoparquet"):
