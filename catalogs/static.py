@@ -19,7 +19,6 @@ from typing import Any
 import pystac
 
 from tilewright.catalogs.publish import safe_name, write_json
-from tilewright.catalogs.validate import LocalSchemaValidator, validate_item
 from tilewright.errors import CatalogError, StoreError
 
 __all__ = ["append_to_catalog"]
@@ -63,6 +62,8 @@ def append_to_catalog(
     StoreError
         The Item breaks a schema, or the disk refuses.
     """
+    from tilewright.catalogs.validate import validate_item  # jsonschema takes 0.3 s to import
+
     safe_name(collection, "collection")
     safe_name(item.id, "Item id")
     root = Path(catalog_dir).resolve()
@@ -224,6 +225,8 @@ def _union(extents: list[_Extent]) -> dict[str, Any]:
 
 def _validate(collection: dict[str, Any]) -> None:
     from pystac.validation import validate_dict
+
+    from tilewright.catalogs.validate import LocalSchemaValidator
 
     try:
         validate_dict(collection, validator=LocalSchemaValidator())

@@ -135,6 +135,12 @@ def validate_item(item: pystac.Item | dict[str, Any]) -> list[str]:
     """
     content = item if isinstance(item, dict) else item.to_dict(include_self_link=False, transform_hrefs=False)
     try:
+        json.dumps(content, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise StoreError(
+            f"a value cannot be written as JSON: {error}", place=str(content.get("id", "Item"))
+        ) from error
+    try:
         return [str(uri) for uri in validate_dict(content, validator=LocalSchemaValidator())]
     except (pystac.errors.STACValidationError, pystac.errors.STACLocalValidationError) as error:
         raise StoreError(
