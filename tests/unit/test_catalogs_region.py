@@ -32,12 +32,20 @@ def polygon(*points: tuple[float, float]) -> dict[str, object]:
         {
             "type": "FeatureCollection",
             "features": [
-                {"type": "Feature", "properties": {}, "geometry": polygon((177, -19), (180, -19), (180, -16), (177, -16))},
-                {"type": "Feature", "properties": {}, "geometry": polygon((-180, -19), (-178, -19), (-178, -16), (-180, -16))},
+                {
+                    "type": "Feature",
+                    "properties": {},
+                    "geometry": polygon((177, -19), (180, -19), (180, -16), (177, -16)),
+                },
+                {
+                    "type": "Feature",
+                    "properties": {},
+                    "geometry": polygon((-180, -19), (-178, -19), (-178, -16), (-180, -16)),
+                },
             ],
         },
     ],
-)  # fmt: skip
+)
 def test_every_way_to_write_fiji_is_the_same_two_parts(given: object) -> None:
     region = Region.parse(given)  # type: ignore[arg-type]
     assert region.bbox == FIJI
@@ -76,7 +84,10 @@ def test_wide_boxes_stay_what_they_say() -> None:
         (polygon((5e5, 5.2e6), (5.1e5, 5.2e6), (5.1e5, 5.3e6)), r"outside longitude and latitude.*reproject"),
         (polygon((0, 80), (1, 80), (1, 95)), "outside longitude"),
         ({**polygon((0, 0), (1, 0), (1, 1)), "crs": None}, "names no CRS"),
-        ({**polygon((0, 0), (1, 0), (1, 1)), "crs": {"type": "name", "properties": {"name": "EPSG:xx"}}}, "unknown CRS"),
+        (
+            {**polygon((0, 0), (1, 0), (1, 1)), "crs": {"type": "name", "properties": {"name": "EPSG:xx"}}},
+            "unknown CRS",
+        ),
         ("1,2,3", "no such region file"),
         ("1,2,3,x", "four numbers"),
         ("1,2,1,3", "west equals east"),
@@ -85,7 +96,7 @@ def test_wide_boxes_stay_what_they_say() -> None:
         ("nowhere.geojson", "no such region file"),
         ('{"type": "Poly', "not valid JSON"),
     ],
-)  # fmt: skip
+)
 def test_bad_regions_are_refused_with_a_remedy(given: object, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         Region.parse(given)  # type: ignore[arg-type]

@@ -62,7 +62,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked.append(path)
         self.server.keys.append(self.headers.get("Ocp-Apim-Subscription-Key"))
         until = datetime.now(UTC) + timedelta(seconds=self.server.lifetime)
-        token = f"st=2024-01-01T00%3A00%3A00Z&se=2024-01-02T00%3A00%3A00Z&sp=rl&sv=2021&sr=c&sig=v{len(self.server.asked)}"
+        token = (
+            f"st=2024-01-01T00%3A00Z&se=2024-01-02T00%3A00Z&sp=rl&sv=2021&sr=c&sig=v{len(self.server.asked)}"
+        )
         self._answer(
             200,
             json.dumps({"msft:expiry": until.isoformat().replace("+00:00", "Z"), "token": token}).encode(),
