@@ -26,6 +26,7 @@ from tilewright.catalogs.publish import (
     build_item,
     publish,
 )
+from tilewright.catalogs.search import search
 from tilewright.catalogs.sensors import sensor_for
 from tilewright.catalogs.sources import band_source
 from tilewright.catalogs.static import append_to_catalog
@@ -361,3 +362,13 @@ def test_two_writers_lose_nothing(tmp_path: Path) -> None:
     assert [writer.wait(120) for writer in writers] == [0, 0]
     collection = pystac.Collection.from_file(str(tmp_path / "catalog" / "c" / "collection.json"))
     assert {i.id for i in collection.get_items()} == {f"{p}{n}" for p in "ab" for n in range(8)}
+
+
+def test_the_next_run_finds_what_this_one_published(tmp_path: Path) -> None:
+    for number, west in enumerate((-118.0, -100.0)):
+        name = f"run-{number}"
+        item = publish(tmp_path / name, **describe(tmp_path / name, name, **box(west)))
+        append_to_catalog(tmp_path / "catalog", item, collection="c")
+    found = search(str(tmp_path / "catalog" / "catalog.json"), collections=["c"], region=(-119, 33, -117, 35))
+    assert [item.id for item in found.items] == ["run-0"]
+    assert Path(band_source(found.items[0], "change").href).read_bytes() == b"pixels"
