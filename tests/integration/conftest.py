@@ -121,7 +121,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(2)
         except subprocess.TimeoutExpired:
             process.kill()
         log.close()
