@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -358,7 +359,8 @@ class Kernel:
 
     @cached_property
     def _parameters(self) -> tuple[str, ...]:
-        forward = getattr(self.function, "forward", self.function)
+        function = self.function
+        forward = function if hasattr(function, "__signature__") else getattr(function, "forward", function)
         kinds = (
             inspect.Parameter.POSITIONAL_ONLY,
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
@@ -438,23 +440,26 @@ class Kernel:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over description, options, code and weights: what an answer depends on of a kernel."""
-        import json
+        """sha256 over description, options, code, statistics and weights: what an answer depends on of a kernel.
+
+        Two loads of the same kernel agree, in any process; see `tilewright.kernels.identity` for what counts as
+        its code.
+        """
+        from .identity import Identity
 
         hasher = hashlib.sha256(self.spec.model_dump_json().encode())
         hasher.update(json.dumps(dict(self.options), sort_keys=True, default=str).encode())
-        import torch
-
-        if isinstance(self.function, torch.nn.Module):
-            code: Any = type(self.function)
-            for name, tensor in sorted(self.function.state_dict().items()):
-                hasher.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-                flat = tensor.detach().cpu().contiguous().reshape(-1)
-                hasher.update(flat.view(torch.uint8).numpy().tobytes())
-        else:
-            code = inspect.unwrap(self.function)
-        try:
-            hasher.update(inspect.getsource(code).encode())
-        except (OSError, TypeError):
-            hasher.update(getattr(code, "__qualname__", type(code).__qualname__).encode())
+        hasher.update(str(self.weights_sha256).encode())
+        identity = Identity(hasher)
+        identity.feed(self.function, "forward")
+        identity.feed(self.fit, "fit")
         return hasher.hexdigest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The built forward stays behind: a worker builds its own, so weights travel only where `build` holds
+        # them. The digest travels: the code that it was made from may not be found on the other machine.
+        kept = {f.name for f in fields(self)} | {"digest"}
+        return {name: value for name, value in self.__dict__.items() if name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
