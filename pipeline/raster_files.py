@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     import rasterio
     from odc.geo.geobox import GeoBox
 
-__all__ = ["BandInfo", "FileInfo", "canonical_band", "check_same_grid", "grid_difference", "inspect_file"]
+__all__ = [
+    "BandInfo",
+    "FileInfo",
+    "canonical_bands",
+    "check_nodata",
+    "check_same_grid",
+    "grid_difference",
+    "inspect_file",
+]
 
 _SAME_PX = 1e-6
 """Farthest that the corners of two grids may lie apart, in pixels, to be called the same."""
@@ -39,8 +47,8 @@ class BandInfo:
     """True where a mask or alpha band of the file must be asked."""
     dtype: str
     """Numpy name of the stored type."""
-    described: bool
-    """True where the file itself names the band."""
+    native: str | None
+    """Name that the file itself, or the caller, gives the band; None where nobody names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +67,25 @@ class FileInfo:
     """What identifies the file's content, as plain data."""
 
 
-def canonical_band(name: str) -> str:
-    """Return the name of a band in the sensor vocabulary, or ``name`` as it is where that knows it not."""
-    try:
-        from tilewright.catalogs.sensors import canonical_band as known
-    except ImportError:
-        return name.strip()
-    return str(known(name.strip()))
+def canonical_bands(names: Sequence[str]) -> list[str]:
+    """Return ``names`` in the sensor vocabulary, where it knows all of them and all its sensors agree.
+
+    ``B4`` is red to Sentinel-2 and Landsat 8 and near infrared to Landsat 5: such a name stays as it is.
+    """
+    from tilewright.catalogs.sensors import SENSORS
+
+    stripped = [name.strip() for name in names]
+    readings = []
+    for sensor in SENSORS:
+        found = [next((b.name for b in sensor.bands if b.answers_to(n)), None) for n in stripped]
+        if None not in found and len(set(found)) == len(set(stripped)):
+            readings.append(found)
+    if not readings:
+        return stripped
+    return [
+        str(column[0]) if len(set(column)) == 1 else own
+        for own, column in zip(stripped, zip(*readings, strict=True), strict=True)
+    ]
 
 
 def inspect_file(href: str, handles: Handles) -> FileInfo:
@@ -111,7 +131,13 @@ def _header(href: str, dataset: rasterio.DatasetReader) -> FileInfo:
     planes = [i for i in dataset.indexes if dataset.colorinterp[i - 1] != ColorInterp.alpha] or list(
         dataset.indexes
     )
-    bands = tuple(_band(dataset, i, nodata[i - 1], place) for i in planes)
+    natives = [dataset.descriptions[i - 1] or None for i in planes]
+    known = canonical_bands([n for n in natives if n])
+    names = iter(known)
+    bands = tuple(
+        _band(dataset, i, nodata[i - 1], native, next(names) if native else f"band_{i}", place)
+        for i, native in zip(planes, natives, strict=True)
+    )
     units = {dataset.units[i - 1] or None for i in planes}
     return FileInfo(
         href=href,
@@ -122,28 +148,40 @@ def _header(href: str, dataset: rasterio.DatasetReader) -> FileInfo:
     )
 
 
-def _band(dataset: rasterio.DatasetReader, index: int, nodata: float | None, place: str) -> BandInfo:
+def _band(
+    dataset: rasterio.DatasetReader,
+    index: int,
+    nodata: float | None,
+    native: str | None,
+    name: str,
+    place: str,
+) -> BandInfo:
     from rasterio.enums import MaskFlags
 
     dtype = np.dtype(dataset.dtypes[index - 1])
-    if nodata is not None and dtype.kind in "iu":
-        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
-        if not (np.isfinite(nodata) and float(nodata).is_integer() and low <= nodata <= high):
-            raise InputError(
-                f"band {index} states nodata {nodata:g}, which {dtype} cannot hold",
-                place=place,
-                remedy=f"set a whole number in {low}..{high}: rio edit-info --nodata N FILE, or unset it",
-            )
+    check_nodata(nodata, dtype, f"{place}, band {index}")
     flags = set(dataset.mask_flag_enums[index - 1])
-    description = dataset.descriptions[index - 1]
     return BandInfo(
-        name=canonical_band(description) if description else f"band_{index}",
+        name=name,
         index=index,
         nodata=None if nodata is None or np.isnan(nodata) else float(nodata),
         masked=bool(flags & {MaskFlags.alpha, MaskFlags.per_dataset}) or flags == set(),
         dtype=str(dtype),
-        described=bool(description),
+        native=native,
     )
+
+
+def check_nodata(nodata: float | None, dtype: np.dtype[Any], place: str) -> None:
+    """Raise `InputError` for a nodata value that integers of ``dtype`` cannot hold."""
+    if nodata is None or dtype.kind not in "iu":
+        return
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    if not (np.isfinite(nodata) and float(nodata).is_integer() and low <= nodata <= high):
+        raise InputError(
+            f"nodata is stated as {nodata:g}, which {dtype} cannot hold",
+            place=place,
+            remedy=f"set a whole number in {low}..{high} (rio edit-info --nodata N FILE), or unset it",
+        )
 
 
 def _stated_nodata(dataset: rasterio.DatasetReader) -> list[float | None]:

@@ -15,7 +15,7 @@ from tilewright.errors import InputError, nearest_name
 
 from .grid import Grid, Window
 from .handles import Handles, is_local, plain_href, read_retrying
-from .raster_files import BandInfo, FileInfo, canonical_band, check_same_grid, inspect_file
+from .raster_files import BandInfo, FileInfo, canonical_bands, check_same_grid, inspect_file
 from .source import Block, Layer, Reason
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class RasterSource:
     @property
     def named(self) -> bool:
         """True where the files, or the caller, name the bands."""
-        return all(band.described for pick in self._picks for _, band in pick)
+        return all(band.native for pick in self._picks for _, band in pick)
 
     def renamed(self, name: str) -> Self:
         """Return the same pixels for the kernel's input ``name``."""
@@ -118,7 +118,7 @@ class RasterSource:
         picks = []
         for date, pick in zip(self._dates, self._picks, strict=True):
             place = _names_of(date)
-            if isinstance(bands, int) or not all(band.described for _, band in pick):
+            if isinstance(bands, int) or not all(band.native for _, band in pick):
                 count = bands if isinstance(bands, int) else len(bands)
                 if len(pick) != count:
                     have = ", ".join(band.name for _, band in pick)
@@ -129,7 +129,7 @@ class RasterSource:
                     )
                 picks.append(pick)
             else:
-                picks.append(_by_name(pick, [canonical_band(b) for b in bands], place))
+                picks.append(_by_name(pick, bands, place))
         other._picks = tuple(picks)
         return other
 
@@ -273,23 +273,23 @@ def _pick(
     date: Sequence[FileInfo], bands: Sequence[str | int] | None
 ) -> tuple[tuple[FileInfo, BandInfo], ...]:
     everything = [(file, band) for file in date for band in file.bands]
-    if len(date) > 1 and not all(band.described for _, band in everything):
+    if len(date) > 1 and not all(band.native for _, band in everything):
         # Files of one date are told apart by their place: band_1, band_2, ... over all of them.
         everything = [
-            (file, band if band.described else replace(band, name=f"band_{n}"))
+            (file, band if band.native else replace(band, name=f"band_{n}"))
             for n, (file, band) in enumerate(everything, start=1)
         ]
     if bands is None:
         return tuple(everything)
-    wanted = [
-        b if isinstance(b, int) else (int(b) if b.strip().isdigit() else canonical_band(b)) for b in bands
-    ]
+    wanted = [int(b) if isinstance(b, str) and b.strip().isdigit() else b for b in bands]
+    if all(isinstance(b, str) for b in wanted):
+        wanted = list(canonical_bands([str(b) for b in wanted]))
     known = {band.name for _, band in everything}
-    unnamed = not any(band.described for _, band in everything)
+    unnamed = not any(band.native for _, band in everything)
     fresh = all(isinstance(name, str) and name not in known for name in wanted)
     if unnamed and fresh and len(wanted) == len(everything):
         return tuple(
-            (file, replace(band, name=str(name), described=True))
+            (file, replace(band, name=str(name), native=str(name)))
             for (file, band), name in zip(everything, wanted, strict=True)
         )
     return _by_name(everything, wanted, _names_of(date))
@@ -298,7 +298,12 @@ def _pick(
 def _by_name(
     pick: Sequence[tuple[FileInfo, BandInfo]], wanted: Sequence[str | int], place: str
 ) -> tuple[tuple[FileInfo, BandInfo], ...]:
-    names = {band.name: (file, band) for file, band in reversed(pick)}
+    names = {
+        key.lower(): (file, band)
+        for file, band in reversed(pick)
+        for key in (band.native, band.name)
+        if key is not None
+    }
     result = []
     for name in wanted:
         if isinstance(name, int):
@@ -307,8 +312,8 @@ def _by_name(
                     f"there is no band {name}", place=place, remedy=f"bands are numbered 1..{len(pick)}"
                 )
             result.append(pick[name - 1])
-        elif name in names:
-            result.append(names[name])
+        elif name.strip().lower() in names:
+            result.append(names[name.strip().lower()])
         else:
             raise InputError(f"there is no band {name!r}", place=place, remedy=nearest_name(name, names))
     return tuple(result)
