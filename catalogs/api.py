@@ -59,6 +59,7 @@ def open_api(endpoint: Endpoint) -> Client:
     """
     import pystac
     from pystac_client import Client
+    from pystac_client.errors import ClientTypeError
     from pystac_client.exceptions import APIError
 
     try:
@@ -69,7 +70,14 @@ def open_api(endpoint: Endpoint) -> Client:
             place=endpoint.url,
             remedy="check the address and the network, or try again later",
         ) from error
-    except (pystac.STACError, pystac.STACTypeError, ValueError, KeyError, TypeError) as error:
+    except (
+        ClientTypeError,
+        pystac.STACError,
+        pystac.STACTypeError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ) as error:
         raise CatalogError(
             f"the answer is not a STAC catalog: {error}",
             place=endpoint.url,
