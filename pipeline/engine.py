@@ -17,7 +17,7 @@ import numpy as np
 
 from tilewright.errors import KernelError
 
-from .forward import Counters, Forward, Sample, torch_threads
+from .forward import Counters, Forward, Sample
 from .job import used
 from .reduce import combine_reasons, reduce_output
 from .source import Reason
@@ -69,10 +69,21 @@ class _Open:
 
 
 class Engine:
-    """Runs a job shard by shard in one process."""
+    """Runs shards of a job in one process.
 
-    def __init__(self, job: Job) -> None:
+    Parameters
+    ----------
+    job
+        What is run.
+    shards
+        All shards that this engine will run, in row-major order, over one or several calls of `run`. When
+        blending, margins travel between them; tiles of a neighbour above or to the left that is not among
+        them are computed again for the strip they share (counted as ``recomputed``).
+    """
+
+    def __init__(self, job: Job, shards: Iterable[Shard]) -> None:
         self.job = job
+        self._ours = {s.index for s in shards}
         self.forward = Forward(job)
         self.seams = {
             name: Seam(*spec.range)
@@ -87,55 +98,44 @@ class Engine:
         return self.forward.counters
 
     def run(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
-        """Compute ``shards``, given in row-major order, and yield each as soon as it is final, in order.
-
-        When blending, the tiles of a neighbour above or to the left that is not among ``shards`` are computed
-        again for the strip they share (counted as ``recomputed``).
-        """
-        todo = list(shards)
-        ours = {s.index for s in todo}
+        """Compute the next of this engine's shards, and yield each as soon as it is final, in their order."""
         opened: list[_Open] = []
         pending: list[Sample] = []
-        with torch_threads(self.job.settings.threads or 1):
-            for shard, own, foreign, block, seconds in self._read_ahead(todo, ours):
-                state = self._open(shard, own, foreign, block, seconds)
-                opened.append(state)
-                for tile, is_foreign in self._needed(own, foreign, block):
-                    state.waiting += 1
-                    state.needed += not is_foreign
-                    pending.append(self.forward.sample(tile, (state, is_foreign), block))
-                    if len(pending) == self.forward.size:
-                        self._infer(pending)
-                        pending = []
-                del block  # the next one is already being read: two are alive, not three
-                while opened and opened[0].waiting == 0:
-                    yield self._close(opened.pop(0), ours)
-            if pending:
-                self._infer(pending)
-            for state in opened:
-                yield self._close(state, ours)
+        for shard, own, foreign, block, seconds in read_ahead(shards, self._read):
+            state = self._open(shard, own, foreign, block, seconds)
+            opened.append(state)
+            for tile, is_foreign in self._needed(own, foreign, block):
+                state.waiting += 1
+                state.needed += not is_foreign
+                pending.append(self.forward.sample(tile, (state, is_foreign), block))
+                if len(pending) == self.forward.size:
+                    self._infer(pending)
+                    pending = []
+            del block  # the next one is already being read: two are alive, not three
+            while opened and opened[0].waiting == 0:
+                yield self._close(opened.pop(0))
+        if pending:
+            self._infer(pending)
+        for state in opened:
+            yield self._close(state)
 
-    def _read_ahead(
-        self, shards: list[Shard], ours: set[tuple[int, int]]
-    ) -> Iterator[tuple[Shard, list[Tile], list[Tile], Block | None, float]]:
-        """Yield each shard with its own and foreign tiles, its block and the seconds of reading."""
-
-        def read(shard: Shard) -> tuple[Shard, list[Tile], list[Tile], Block | None, float]:
-            started = perf_counter()
-            own = self.job.tiles(shard)
-            foreign = [
-                t
-                for t in self.job.incoming(shard)
-                if tuple(k * self.job.tiling.core // self.job.tiling.shard for k in t.index) not in ours
-            ]
-            block = None
-            if self.job.grid.inside(shard.window).any() or (own and self.job.blends):
-                tiles = [*own, *foreign]
-                window = self.job.span(tiles) if tiles else shard.window
-                block = self.job.source.read(_union(window, shard.window))
-            return shard, own, foreign, block, perf_counter() - started
-
-        yield from read_ahead(shards, read)
+    def _read(self, shard: Shard) -> tuple[Shard, list[Tile], list[Tile], Block | None, float]:
+        """Return a shard with its own and foreign tiles, its block (None outside the region) and seconds."""
+        started = perf_counter()
+        per = self.job.tiling.shard // self.job.tiling.core
+        own = self.job.tiles(shard)
+        foreign = [
+            tile
+            for tile in self.job.incoming(shard)
+            if (tile.index[0] // per, tile.index[1] // per) not in self._ours
+        ]
+        block = None
+        if self.job.grid.inside(shard.window).any() or (own and self.job.blends):
+            window = shard.window
+            if tiles := [*own, *foreign]:
+                window = _union(self.job.span(tiles), window)
+            block = self.job.source.read(window)
+        return shard, own, foreign, block, perf_counter() - started
 
     def _needed(
         self, own: list[Tile], foreign: list[Tile], block: Block | None
@@ -205,12 +205,12 @@ class Engine:
             state.planes[name] = np.full((values.shape[0], *window.shape), np.nan, dtype=np.float32)
         state.planes[name][:, *tile.gives.times(scale).slices(window)] = values
 
-    def _close(self, state: _Open, ours: set[tuple[int, int]]) -> ShardResult:
+    def _close(self, state: _Open) -> ShardResult:
         spec, scale = self.job.kernel.spec, self.job.kernel.spec.scale
         window = state.shard.window.times(scale)
         arrays: dict[str, NDArray[Any]] = {}
         best = np.full(window.shape, 255, dtype=np.uint8)
-        self._exchange(state, ours)
+        self._exchange(state)
         for name, output in spec.outputs.items():
             reason = _repeat(state.reasons[name], scale)
             ready = reason == Reason.VALID
@@ -225,9 +225,11 @@ class Engine:
             arrays[name], ok = reduce_output(name, output, values, ready)
             reason = np.where(ok, np.uint8(Reason.VALID), np.maximum(reason, np.uint8(Reason.NODATA)))
             best = np.minimum(best, reason)
-        return ShardResult(state.shard, arrays, best, state.tiles, state.needed, state.bytes_read, state.seconds_read)
+        return ShardResult(
+            state.shard, arrays, best, state.tiles, state.needed, state.bytes_read, state.seconds_read
+        )
 
-    def _exchange(self, state: _Open, ours: set[tuple[int, int]]) -> None:
+    def _exchange(self, state: _Open) -> None:
         """Take the margins that wait for this shard, and leave those that its tiles give to later ones."""
         for name, margins in self._margins.pop(state.shard.index, []):
             state.sums[name].receive(margins)
@@ -235,7 +237,7 @@ class Engine:
         for name, sums in state.sums.items():
             for margins in sums.margins():
                 for target in ((i, j + 1), (i + 1, j), (i + 1, j + 1)):
-                    if target in ours and _reaches(self.job, target, margins):
+                    if target in self._ours and _reaches(self.job, target, margins):
                         self._margins.setdefault(target, []).append((name, margins))
 
     def _count_clipped(self, name: str, clipped: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,17 +59,25 @@ class Sample:
     """Input -> ``[T, 1, tile, tile]``, True = measured."""
 
 
+_ONE_AT_A_TIME = threading.Lock()
+
+
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Set torch's intra-op threads, and put back what was there: the number changes bits (see promise 3)."""
+    """Hold the process's only forward, with ``count`` intra-op threads; afterwards all is as before.
+
+    The number of threads changes bits (promise 3) and belongs to the process. So the forwards of one process
+    take turns, as under a threaded Dask scheduler; each of them keeps ``count`` cores busy anyway.
+    """
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    with _ONE_AT_A_TIME:
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 class Forward:
@@ -131,7 +140,7 @@ class Forward:
 
         started = perf_counter()
         padded = samples + [samples[-1]] * (self.size - len(samples))
-        with torch.inference_mode():
+        with torch_threads(self.job.settings.threads or 1), torch.inference_mode():
             inputs, valid = {}, {}
             for name in self.job.bindings:
                 x = torch.from_numpy(np.stack([s.data[name] for s in padded])).to(self.device)

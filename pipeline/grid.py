@@ -274,8 +274,9 @@ class Grid:
         region: Region | str | dict[str, Any] | tuple[float, float, float, float],
         resolution: float,
         crs: str = "utm",
+        anchor: tuple[float, float] = (0.0, 0.0),
     ) -> Self:
-        """Return the smallest grid over ``region`` whose pixel edges lie on multiples of ``resolution``.
+        """Return the smallest grid over ``region`` whose pixel edges lie ``resolution`` apart from ``anchor``.
 
         Parameters
         ----------
@@ -285,6 +286,9 @@ class Grid:
             Pixel side in units of ``crs`` (metres for UTM).
         crs
             Any CRS that pyproj reads, or ``"utm"`` for the zone of the region.
+        anchor
+            ``(x, y)`` of any pixel corner, in units of ``crs``. Landsat's grids lie at 15 m modulo 30 m, so a
+            grid of 30 m on multiples of 30 m would be off by half a pixel and every scene resampled.
 
         Raises
         ------
@@ -292,7 +296,7 @@ class Grid:
             If one grid cannot hold the region: over the antimeridian, or with ``"utm"`` over several zones.
             `Grid.split` gives one grid a part.
         """
-        grids = cls.split(region, resolution, crs)
+        grids = cls.split(region, resolution, crs, anchor)
         if len(grids) > 1:
             names = ", ".join(str(g.geobox.crs) for g in grids)
             raise GridError(
@@ -308,6 +312,7 @@ class Grid:
         region: Region | str | dict[str, Any] | tuple[float, float, float, float],
         resolution: float,
         crs: str = "utm",
+        anchor: tuple[float, float] = (0.0, 0.0),
     ) -> tuple[Self, ...]:
         """Return one grid for each part of ``region``: split at the antimeridian and, for ``"utm"``, at zones.
 
@@ -317,7 +322,7 @@ class Grid:
 
         return tuple(
             cls(box, None if rectangle else geometry)
-            for box, geometry, rectangle in region_grids(region, resolution, crs)
+            for box, geometry, rectangle in region_grids(region, resolution, crs, anchor)
         )
 
     @property

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 if TYPE_CHECKING:
     from .job import Job
 
-__all__ = ["GDAL_CACHE", "Memory", "available_memory", "probe_activations", "projected_memory"]
+__all__ = ["GDAL_CACHE", "Memory", "PeakMemory", "available_memory", "probe_forward", "projected_memory"]
 
 GDAL_CACHE = 128 << 20
 """GDAL's block cache in bytes while a run reads; its own default is 5 % of the machine."""
@@ -33,7 +37,7 @@ class Memory:
     forward: int
     """Activations of one batch."""
     stitching: int
-    """Shards being put together: accumulators when blending (with their margins), planes when cutting."""
+    """Shards being put together (as many as a batch spans): sums and margins when blending, planes when cutting."""
     shard: int
     """Finished shards: being written, waiting, and encoded."""
     overviews: int
@@ -45,15 +49,15 @@ class Memory:
         return sum(asdict(self).values())
 
 
-def projected_memory(job: Job, activations: int, reserved: int) -> Memory:
+def projected_memory(job: Job, forward: int, reserved: int) -> Memory:
     """Return the peak memory of a run. No term depends on the raster but the margins of a blended row.
 
     Parameters
     ----------
     job
         What is run.
-    activations
-        Bytes of one tile's activations (`probe_activations`).
+    forward
+        Bytes by which one batch raises the memory (`probe_forward`).
     reserved
         Bytes of the process before the run.
     """
@@ -62,23 +66,24 @@ def projected_memory(job: Job, activations: int, reserved: int) -> Memory:
     rows, cols = job.grid.shape
     height, width = (min(tiling.shard, length) for length in (rows, cols))
     window = min(height + 2 * tiling.halo, rows) * min(width + 2 * tiling.halo, cols)
-    planes = sum(len(range(b.dates)) * len(b.channels) for b in job.bindings.values())
+    planes = sum(b.dates * len(b.channels) for b in job.bindings.values())
     rasters = [o for o in spec.outputs.values() if o.is_raster]
     channels = sum(max(o.forward_channels) for o in rasters)
     pixels = height * width * scale**2
+    opened = 1 + math.ceil(n / max(1, (tiling.shard // tiling.core) ** 2))  # a batch may span small shards
     if job.blends:
         reach = (height + tiling.overlap) * (width + tiling.overlap) * scale**2
         margin = cols * tiling.overlap * scale**2
-        stitching = (2 * reach + margin) * (3 * channels + len(rasters)) * 4 + pixels * 8 * 2
+        stitching = (opened * reach + margin) * (3 * channels + len(rasters)) * 4 + pixels * 8 * 2
     else:
-        stitching = 2 * pixels * channels * 4
+        stitching = opened * pixels * channels * 4
     stored = sum(o.band_count * np.dtype(o.stored_dtype).itemsize for o in rasters) + 1
     return Memory(
         reserved=reserved,
         gdal_cache=GDAL_CACHE,
         reads=int(2 * window * _reading(job) * FREE_LISTS),
         batch=int(4 * n * planes * t * t * 4 * FREE_LISTS),
-        forward=int(n * activations * FREE_LISTS),
+        forward=int(forward * FREE_LISTS),
         stitching=int(stitching * FREE_LISTS),
         shard=int(4 * pixels * stored + 2 * pixels),
         overviews=32 * 1024 * tiling.shard * scale + (64 << 20),
@@ -93,8 +98,6 @@ def _reading(job: Job) -> int:
 
 def available_memory() -> int:
     """Return bytes that this machine can still give, within the limit of its control group if there is one."""
-    from pathlib import Path
-
     import psutil
 
     free = int(psutil.virtual_memory().available)
@@ -113,42 +116,75 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def probe_activations(job: Job) -> int:
-    """Return the peak bytes of live tensors in a forward of one tile of zeros, twice over.
+def probe_forward(job: Job) -> tuple[int, float]:
+    """Run one batch of zeros; return how far it raised the resident memory in bytes, and the seconds it took.
 
-    Every operator's results are watched (`torch.utils._python_dispatch.TorchDispatchMode`), so the number is
-    the same each time and needs no quiet machine. Twice, because convolution libraries reorder their operands
-    into blocked copies of the same size, which torch does not see.
+    The real batch on the real allocator: convolution libraries hold operands in layouts of their own, which no
+    count of tensors sees. The time is that of a second batch, unless the first one took over two seconds.
     """
-    from .forward import Forward, blank_samples, torch_threads
+    from .forward import Forward, blank_samples
 
-    forward = Forward(job, size=1)
-    with torch_threads(job.settings.threads or 1), _live_bytes() as live:
-        for _ in forward.run(blank_samples(job, 1)):
-            pass
-    return 2 * live.peak
+    forward, samples = Forward(job), blank_samples(job, job.settings.batch or 1)
+    before = resident_bytes()
+    with PeakMemory() as memory:
+        for _ in range(2):
+            started = perf_counter()
+            for _ in forward.run(samples):
+                pass
+            seconds = perf_counter() - started
+            if seconds > 2:
+                break
+    return max(0, memory.peak - before), seconds
 
 
-def _live_bytes() -> Any:
-    import torch
-    from torch.multiprocessing.reductions import StorageWeakRef
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
+class PeakMemory:
+    """Watches the resident memory of this process and its children.
 
-    class LiveBytes(TorchDispatchMode):
-        def __init__(self) -> None:
-            super().__init__()
-            self.alive: dict[int, tuple[Any, int]] = {}
-            self.peak = 0
+    The peak of this process is the kernel's own high-water mark where Linux lets us reset it; children, and
+    this process elsewhere, are sampled every 20 ms.
+    """
 
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            result = func(*args, **(kwargs or {}))
-            for leaf in tree_leaves(result):
-                if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided:
-                    storage = leaf.untyped_storage()
-                    self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-            self.alive = {k: v for k, v in self.alive.items() if not v[0].expired()}
-            self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
-            return result
+    INTERVAL = 0.02
 
-    return LiveBytes()
+    def __init__(self) -> None:
+        self._sampled = 0
+        self._marked = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="tilewright-rss", daemon=True)
+
+    def __enter__(self) -> Self:
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # proc(5): 5 resets VmHWM
+            self._marked = True
+        except OSError:
+            self._marked = False
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    @property
+    def peak(self) -> int:
+        """Highest number of bytes seen so far."""
+        mark = 0
+        if self._marked:
+            status = Path("/proc/self/status").read_text()
+            mark = int(status.split("VmHWM:")[1].split()[0]) << 10
+        return max(self._sampled, mark)
+
+    def _watch(self) -> None:
+        import psutil
+
+        process = psutil.Process()
+        while True:
+            total = process.memory_info().rss
+            for child in process.children(recursive=True):
+                try:
+                    total += child.memory_info().rss
+                except psutil.Error:
+                    continue
+            self._sampled = max(self._sampled, total)
+            if self._stop.wait(self.INTERVAL):
+                return

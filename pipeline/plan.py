@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tilewright.errors import GridError, PlanError
 
-from .forward import Forward, blank_samples, torch_threads
 from .job import Job, prepare
-from .memory import Memory, available_memory, probe_activations, projected_memory, resident_bytes
+from .memory import Memory, available_memory, probe_forward, projected_memory, resident_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,7 +131,7 @@ def make_plan(job: Job) -> Plan:
     out = [o for o in spec.outputs.values() if o.is_raster]
     stored = sum(o.band_count * np.dtype(o.stored_dtype).itemsize for o in out)
     batch = job.settings.batch or 1
-    activations, seconds = _cost(job, batch)
+    forward, seconds = _cost(job)
     passes = 2 if spec.statistics else 1
     halo_share = min(4.0, ((tiling.shard + 2 * tiling.halo) / tiling.shard) ** 2)
     read = math.prod(job.grid.shape) * job.bytes_per_pixel
@@ -162,59 +159,37 @@ def make_plan(job: Job) -> Plan:
             * 4
             / 3
         ),
-        memory=projected_memory(job, activations, resident_bytes()),
+        memory=projected_memory(job, forward, resident_bytes()),
         memory_allowed=job.settings.memory or resident_bytes() + available_memory(),
         seconds_forward=math.ceil(tiles / batch) * seconds,
         notes=job.notes,
     )
 
 
-@lru_cache(maxsize=64)
-def _measured(digest: str, key: tuple[Any, ...], probe: _Probe) -> tuple[int, float]:
-    return probe()
+_MEASURED: dict[tuple[Any, ...], tuple[int, float]] = {}
 
 
-class _Probe:
-    """A call that is equal to every other one, so that the cache looks at the kernel and the shapes alone."""
-
-    def __init__(self, job: Job, batch: int) -> None:
-        self.job, self.batch = job, batch
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Probe)
-
-    def __call__(self) -> tuple[int, float]:
-        activations = probe_activations(self.job)
-        forward = Forward(self.job, size=self.batch)
-        with torch_threads(self.job.settings.threads or 1):
-            started = perf_counter()
-            for _ in forward.run(blank_samples(self.job, self.batch)):
-                pass
-            return activations, perf_counter() - started
-
-
-def _cost(job: Job, batch: int) -> tuple[int, float]:
-    """Return activations of a tile in bytes and seconds of a batch; remembered per kernel, tile and batch."""
-    shapes = tuple((name, b.dates, len(b.channels)) for name, b in job.bindings.items())
+def _cost(job: Job) -> tuple[int, float]:
+    """Return bytes and seconds of a batch; remembered per kernel, tile, batch and arithmetic."""
     s = job.settings
-    key = (job.tiling.tile, batch, shapes, s.threads, s.device, s.precision)
-    return _measured(job.kernel.digest, key, _Probe(job, batch))
+    shapes = tuple((name, b.dates, len(b.channels)) for name, b in job.bindings.items())
+    key = (job.kernel.digest, job.tiling.tile, shapes, s.batch, s.threads, s.device, s.precision)
+    if key not in _MEASURED:
+        _MEASURED[key] = probe_forward(job)
+    return _MEASURED[key]
 
 
 def compare_tiles(
-    job: Job, tiles: Sequence[int] = (256, 512, 1024, 2048), batches: Sequence[int] = (1, 4, 16)
+    job: Job, tiles: Sequence[int] = (128, 256, 512, 1024), batches: Sequence[int] = (1, 4, 16)
 ) -> list[Choice]:
     """Return what other tiles and batches would cost, the fastest that fits marked.
 
-    Sides that the kernel does not take, that leave no core, or whose batch exceeds 4 Mpx are left out.
+    Sides that the kernel does not take, that leave no core, or whose batch exceeds 1 Mpx are left out.
     """
     rows: list[Choice] = []
     for tile in sorted({*tiles, job.tiling.tile}):
         for batch in sorted({*batches, job.settings.batch or 1}):
-            if tile * tile * batch > 4 << 20 and (tile, batch) != (job.tiling.tile, job.settings.batch):
+            if tile * tile * batch > 1 << 20 and (tile, batch) != (job.tiling.tile, job.settings.batch):
                 continue
             wish = replace(job.settings, tile=tile, batch=batch, shard=job.tiling.shard)
             try:

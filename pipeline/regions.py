@@ -31,13 +31,15 @@ def region_grids(
     region: Region | str | dict[str, Any] | tuple[float, float, float, float],
     resolution: float,
     crs: str = "utm",
+    anchor: tuple[float, float] = (0.0, 0.0),
 ) -> list[tuple[GeoBox, BaseGeometry, bool]]:
     """Return ``(geobox, region in the grid's CRS, rectangle)`` for each part, from west to east.
 
     The region is cut at the antimeridian, unless ``crs`` runs on over it, and for ``"utm"`` at the borders of
     the 6-degree zones. A part is projected to WGS84 / UTM north or south, by where most of it lies; the wider
     zones of Norway and Svalbard (31V to 37X) are not followed, so a region there may be cut once more than
-    on paper maps. Pixel edges lie on whole multiples of ``resolution``; a grid has at least one pixel.
+    on paper maps. Pixel edges lie on whole multiples of ``resolution`` from ``anchor`` (x, y in the grid's CRS); a
+    grid has at least one pixel.
     ``rectangle`` is True where the region is a rectangle in degrees: then every pixel of the grid is wanted.
 
     Raises
@@ -61,7 +63,10 @@ def region_grids(
         whole = parsed.crosses_antimeridian and _runs_on(target, parsed)
         parts = (parsed,) if whole else parsed.parts()
         pieces = [(crs, part.geometry, _is_rectangle(part)) for part in parts]
-    return [_grid(name, geometry, rectangle, resolution, parsed.name) for name, geometry, rectangle in pieces]
+    return [
+        _grid(name, geometry, rectangle, resolution, anchor, parsed.name)
+        for name, geometry, rectangle in pieces
+    ]
 
 
 def utm_code(zone: int, *, south: bool) -> str:
@@ -155,17 +160,23 @@ def _transformer(crs: Any) -> pyproj.Transformer:
 
 
 def _grid(
-    crs: str, geometry: BaseGeometry, rectangle: bool, resolution: float, place: str
+    crs: str,
+    geometry: BaseGeometry,
+    rectangle: bool,
+    resolution: float,
+    anchor: tuple[float, float],
+    place: str,
 ) -> tuple[GeoBox, BaseGeometry, bool]:
     from affine import Affine
     from odc.geo.geobox import GeoBox
 
     projected = _project(geometry, crs, place)
     x0, y0, x1, y1 = projected.bounds
-    left, right = _edges(x0, x1, resolution)
-    bottom, top = _edges(y0, y1, resolution)
+    x, y = (math.fmod(value, resolution) for value in anchor)
+    left, right = _edges(x0 - x, x1 - x, resolution)
+    bottom, top = _edges(y0 - y, y1 - y, resolution)
     # Whole multiples times the resolution, so that grids of one resolution share their pixel edges.
-    affine = Affine(resolution, 0, left * resolution, 0, -resolution, top * resolution)
+    affine = Affine(resolution, 0, x + left * resolution, 0, -resolution, y + top * resolution)
     return GeoBox((top - bottom, right - left), affine, crs), projected, rectangle
 
 

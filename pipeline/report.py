@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["PeakMemory", "Report", "write_json"]
+__all__ = ["Report", "write_json"]
 
 NAME = "report.json"
 
@@ -136,35 +135,3 @@ def versions() -> dict[str, str]:
     names = ("tilewright", "torch", "numpy", "rasterio", "zarr", "odc-stac", "pyproj")
     found = {name: version(name) for name in names}
     return {**found, "gdal": rasterio.__gdal_version__, "python": platform.python_version()}
-
-
-class PeakMemory:
-    """Watches the resident memory of this process and its children while a run goes on."""
-
-    INTERVAL = 0.02
-
-    def __init__(self) -> None:
-        self.peak = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="tilewright-rss", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        import psutil
-
-        process = psutil.Process()
-        while not self._stop.wait(self.INTERVAL):
-            total = process.memory_info().rss
-            for child in process.children(recursive=True):
-                try:
-                    total += child.memory_info().rss
-                except psutil.Error:
-                    continue
-            self.peak = max(self.peak, total)

@@ -12,12 +12,12 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -27,9 +27,9 @@ from . import outputs as publishing
 from .digest import shard_digest
 from .engine import Engine, ShardResult
 from .ledger import Ledger
-from .memory import GDAL_CACHE
-from .plan import Plan, make_plan
-from .report import PeakMemory, Report, versions
+from .memory import GDAL_CACHE, PeakMemory
+from .plan import make_plan
+from .report import Report, versions
 from .source import Reason
 from .statistics import gather_statistics
 from .store import ResultStore
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .grid import Shard
     from .job import Job
 
-__all__ = ["Progress", "Request", "execute"]
+__all__ = ["Progress", "Request", "Run", "execute"]
 
 type Progress = Callable[[int, int], None]
 """Called with (shards done, shards in all) whenever a shard is durable."""
@@ -76,41 +76,159 @@ def execute(job: Job, request: Request, progress: Progress | None = None) -> Rep
     ReadError, StoreError, KernelError
         Where it failed; finished shards are kept.
     """
-    started = datetime.now(UTC)
-    clock = perf_counter()
-    with _locked(request.out, fresh=request.fresh), _gdal(), PeakMemory() as memory:
-        plan = make_plan(job)
-        plan.check()
-        ledger = Ledger.open(request.out, job.fingerprint, {"shard": job.tiling.shard, "only": request.only})
-        if (finished := Report.read(request.out)) is not None:
-            return finished
-        if "statistics" not in ledger.header:
-            ledger.note(statistics=gather_statistics(job))
-        job = job.with_statistics(ledger.header["statistics"])
-        store = _store(job, request.out, ledger)
-        state = _compute(job, store, ledger, progress)
-        shards = list(job.tiling.shards(job.grid.shape))
-        reasons = check_coverage(ledger, shards, job)
+    with Run(job, request) as run:
+        if run.finished is None:
+            run.compute(run.todo, progress)
+        return run.publish()
+
+
+class Run:
+    """A run under way: enter it, compute all of ``todo`` (at once or in groups), and publish.
+
+    Entering checks the plan, opens or begins the ledger, takes the statistics, and holds the folder against
+    other processes until it is left.
+    """
+
+    def __init__(self, job: Job, request: Request) -> None:
+        self.job, self.request = job, request
+        self._clock, self._started = perf_counter(), datetime.now(UTC)
+        self._seconds_write = 0.0
+        self._memory = PeakMemory()
+        self._stack = ExitStack()
+        self._engine: Engine | None = None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            out, job = self.request.out, self.job
+            stack.enter_context(_locked(out, fresh=self.request.fresh))
+            stack.enter_context(_gdal())
+            stack.enter_context(self._memory)
+            self.plan = make_plan(job)
+            self.plan.check()
+            layout = {"shard": job.tiling.shard, "only": self.request.only}
+            self.ledger = Ledger.open(out, job.fingerprint, layout)
+            self.finished = Report.read(out)
+            """The report of an earlier start that came to the end; nothing is left to do then."""
+            self.reused = tuple(self.ledger.entries)
+            if self.finished is None:
+                self._open()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _open(self) -> None:
+        if "statistics" not in self.ledger.header:
+            self.ledger.note(statistics=gather_statistics(self.job))
+        self.job = self.job.with_statistics(self.ledger.header["statistics"])
+        self.store = _store(self.job, self.request.out, self.ledger)
+
+    @property
+    def shards(self) -> list[Shard]:
+        """All shards of the run."""
+        return list(self.job.tiling.shards(self.job.grid.shape))
+
+    @property
+    def todo(self) -> list[Shard]:
+        """The shards that are not durable yet."""
+        return [s for s in self.shards if s.name not in self.ledger.entries]
+
+    def compute(self, shards: list[Shard], progress: Progress | None = None) -> None:
+        """Compute and write ``shards``, the next ones of ``todo``; what fails leaves the finished ones durable."""
+        if self._engine is None:
+            self._engine = Engine(self.job, self.todo)
+        total = len(self.shards)
+
+        def done(behind: Future[None] | None) -> None:
+            if behind is not None:
+                behind.result()
+                if progress:
+                    progress(len(self.ledger.entries), total)
+
+        with ThreadPoolExecutor(1, thread_name_prefix="tilewright-write") as pool:
+            behind: Future[None] | None = None
+            for result in self._engine.run(shards):
+                done(behind)  # one shard is written while the next is computed, never more
+                behind = pool.submit(self._write, result)
+            done(behind)
+
+    def _write(self, result: ShardResult) -> None:
         tick = perf_counter()
-        made = publishing.publish(job, request, store, started)
-        state.seconds_write += perf_counter() - tick
-        report = _report(job, request, plan, ledger, state, reasons, made, started)
-        report = _timed(report, perf_counter() - clock, memory.peak)
-        report.write(request.out)
-    return report
+        _write(self.job, self.store, self.ledger, result)
+        self._seconds_write += perf_counter() - tick
 
+    def publish(self) -> Report:
+        """Check the coverage, write pyramid, COGs, quicklook and Item, and the report last of all."""
+        if self.finished is not None:
+            return replace(self.finished, shards_reused=self.finished.shards)
+        reasons = check_coverage(self.ledger, self.shards, self.job)
+        tick = perf_counter()
+        made = publishing.publish(self.job, self.request, self.store, self._started)
+        self._seconds_write += perf_counter() - tick
+        report = self._report(reasons, made)
+        report.write(self.request.out)
+        return report
 
-@dataclass(slots=True)
-class _State:
-    """What one start of a run did."""
-
-    engine: Engine
-    reused: list[str]
-    seconds_write: float = 0.0
+    def _report(self, reasons: dict[str, int], made: publishing.Published) -> Report:
+        job, entries = self.job, self.ledger.entries
+        spec, engine = job.kernel.spec, self._engine or Engine(job, [])
+        counters = engine.counters
+        needed = sum(e["tiles_needed"] for e in entries.values())
+        run = counters.tiles + sum(entries[name]["tiles"] for name in self.reused)
+        fresh = [e for name, e in entries.items() if name not in self.reused]
+        return Report(
+            title=self.request.title,
+            kernel={
+                **job.fingerprint["kernel"],
+                "weights": job.kernel.weights,
+                "licence": spec.licence,
+                "citation": spec.citation,
+                "status": spec.status,
+            },
+            inputs=dict(job.source.describe()),
+            outputs=made.files,
+            tiles_needed=needed,
+            tiles_run=run,
+            work_factor=round(run / needed, 6) if needed else 1.0,
+            pixels_forward=counters.pixels,
+            tile=job.tiling.tile,
+            core=job.tiling.core,
+            halo=job.tiling.halo,
+            stride=job.tiling.stride,
+            stitch=job.settings.stitch or "cut",
+            shard_size=job.tiling.shard,
+            batch=job.settings.batch or 1,
+            threads=job.settings.threads or 1,
+            device=job.settings.device,
+            precision=job.settings.precision,
+            shards=len(entries),
+            shards_reused=len(self.reused),
+            seconds=round(perf_counter() - self._clock, 3),
+            seconds_read=round(sum(e["seconds_read"] for e in fresh), 3),
+            seconds_forward=round(counters.seconds, 3),
+            seconds_write=round(self._seconds_write, 3),
+            bytes_read=sum(e["bytes_read"] for e in entries.values()),
+            peak_rss_bytes=self._memory.peak,
+            projected_memory_bytes=self.plan.memory.total,
+            pixels=sum(reasons.values()),
+            pixels_valid=reasons.get("valid", 0),
+            reasons=reasons,
+            seam={name: seam.summary() for name, seam in engine.seams.items()} or None,
+            clipped=dict(counters.bad),
+            failures=list(getattr(job.source, "failures", ())),
+            digest=made.digest,
+            fingerprint=self.ledger.header["fingerprint"],
+            statistics=job.statistics,
+            notes=list(job.notes),
+            started=self._started.isoformat(timespec="seconds"),
+            versions=versions(),
+            extra=dict(self.request.extra),
+        )
 
 
 def _store(job: Job, out: Path, ledger: Ledger) -> ResultStore:
-    """Open the unpublished store that the ledger speaks of, or create one (and forget the ledger's shards)."""
+    """Open the unpublished store that the ledger speaks of, or create one."""
     url = out / publishing.ZARR
     scale = job.kernel.spec.scale
     if ledger.entries:
@@ -120,36 +238,9 @@ def _store(job: Job, out: Path, ledger: Ledger) -> ResultStore:
             raise ResumeError(
                 "the ledger names finished shards, but their Zarr is gone",
                 place=str(url),
-                remedy="use --fresh",
+                remedy="start over with --fresh",
             ) from error
     return ResultStore.create(url, job.output_grid, job.kernel.spec.outputs, job.tiling.shard * scale)
-
-
-def _compute(job: Job, store: ResultStore, ledger: Ledger, progress: Progress | None) -> _State:
-    shards = list(job.tiling.shards(job.grid.shape))
-    todo = [s for s in shards if s.name not in ledger.entries]
-    state = _State(Engine(job), [s.name for s in shards if s.name in ledger.entries])
-    done = len(state.reused)
-
-    def write(result: ShardResult) -> None:
-        tick = perf_counter()
-        _write(job, store, ledger, result)
-        state.seconds_write += perf_counter() - tick
-
-    with ThreadPoolExecutor(1, thread_name_prefix="tilewright-write") as pool:
-        behind: Future[None] | None = None
-        for result in state.engine.run(todo):
-            if behind is not None:
-                behind.result()
-                done += 1
-                if progress:
-                    progress(done, len(shards))
-            behind = pool.submit(write, result)
-        if behind is not None:
-            behind.result()
-            if progress:
-                progress(done + 1, len(shards))
-    return state
 
 
 def _write(job: Job, store: ResultStore, ledger: Ledger, result: ShardResult) -> None:
@@ -205,76 +296,6 @@ def check_coverage(ledger: Ledger, shards: list[Shard], job: Job) -> dict[str, i
             remedy="this is a defect of tilewright; start over with --fresh and report it",
         )
     return dict(totals)
-
-
-def _report(
-    job: Job,
-    request: Request,
-    plan: Plan,
-    ledger: Ledger,
-    state: _State,
-    reasons: dict[str, int],
-    made: publishing.Published,
-    started: datetime,
-) -> Report:
-    spec, counters, entries = job.kernel.spec, state.engine.counters, ledger.entries
-    needed = sum(e["tiles_needed"] for e in entries.values())
-    run = counters.tiles + sum(entries[name]["tiles"] for name in state.reused)
-    seams = {name: seam.summary() for name, seam in state.engine.seams.items()}
-    return Report(
-        title=request.title,
-        kernel={
-            **job.fingerprint["kernel"],
-            "weights": job.kernel.weights,
-            "licence": spec.licence,
-            "citation": spec.citation,
-            "status": spec.status,
-        },
-        inputs=dict(job.source.describe()),
-        outputs=made.files,
-        tiles_needed=needed,
-        tiles_run=run,
-        work_factor=round(run / needed, 6) if needed else 1.0,
-        pixels_forward=counters.pixels,
-        tile=job.tiling.tile,
-        core=job.tiling.core,
-        halo=job.tiling.halo,
-        stride=job.tiling.stride,
-        stitch=job.settings.stitch or "cut",
-        shard_size=job.tiling.shard,
-        batch=job.settings.batch or 1,
-        threads=job.settings.threads or 1,
-        device=job.settings.device,
-        precision=job.settings.precision,
-        shards=len(entries),
-        shards_reused=len(state.reused),
-        seconds=0.0,
-        seconds_read=round(sum(e["seconds_read"] for n, e in entries.items() if n not in state.reused), 3),
-        seconds_forward=round(counters.seconds, 3),
-        seconds_write=round(state.seconds_write, 3),
-        bytes_read=sum(e["bytes_read"] for e in entries.values()),
-        peak_rss_bytes=0,
-        projected_memory_bytes=plan.memory.total,
-        pixels=sum(reasons.values()),
-        pixels_valid=reasons.get("valid", 0),
-        reasons=reasons,
-        seam=seams or None,
-        clipped=dict(counters.bad),
-        failures=list(getattr(job.source, "failures", ())),
-        digest=made.digest,
-        fingerprint=ledger.header["fingerprint"],
-        statistics=job.statistics,
-        notes=list(job.notes),
-        started=started.isoformat(timespec="seconds"),
-        versions=versions(),
-        extra=dict(request.extra),
-    )
-
-
-def _timed(report: Report, seconds: float, peak: int) -> Report:
-    from dataclasses import replace
-
-    return replace(report, seconds=round(seconds, 3), peak_rss_bytes=peak)
 
 
 @contextmanager

@@ -79,7 +79,8 @@ class Settings:
             raise InputError(
                 f"kernel {spec.name} does not allow {self.precision}", place="--precision", remedy="use fp32"
             )
-        batch = self.batch or max(1, min(64, (1024 // tile) ** 2 * (4 if device != "cpu" else 1)))
+        pixels = (1 << 20) * (4 if device != "cpu" else 1)
+        batch = self.batch or max(1, min(32, pixels // tile**2))
         return replace(
             self,
             stitch=self.stitch or ("blend" if spec.radius is None and spec.radius_at is None else "cut"),
