@@ -106,7 +106,7 @@ def change_vector(
     weights: str | None = None,
     *,
     bands: BandsOption = 1,
-    method: str = "otsu",
+    method: str = "em",
     threshold: float | None = None,
     normalise: bool = True,
     direction: bool = False,
@@ -121,8 +121,8 @@ def change_vector(
     bands
         Number of bands, or their names separated by commas.
     method
-        How the threshold on the magnitude is found from the sample: ``otsu``, or ``em`` for two normal
-        densities and Bayes' rule.
+        How the threshold on the magnitude is found from the sample: ``em`` for two normal densities and
+        Bayes' rule, or ``otsu``.
     threshold
         A fixed threshold on the magnitude instead; ``method`` is then not used.
     normalise
@@ -145,7 +145,7 @@ def change_vector(
     """
     options = {k: v for k, v in locals().items() if k != "weights" and v is not None}
     no_weights(weights, _PLACE)
-    choose("method", method, ("otsu", "em"), _PLACE)
+    choose("method", method, ("em", "otsu"), _PLACE)
     if threshold is not None and not threshold > 0:
         raise KernelError(f"threshold={threshold} is not above zero", place=_PLACE)
     names = band_names(bands, _PLACE)

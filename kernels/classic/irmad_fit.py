@@ -30,7 +30,7 @@ _DEPENDENT = 1e-10
 """Share of a band's variance that the bands before it must leave unexplained."""
 _LEAST_VARIANCE = 1e-8
 """Floor of a MAD variate's variance, for dates that are an exact linear image of one another."""
-_SETTLED = 1e-6
+_SETTLED = 1e-4
 """Largest move of a canonical correlation between two rounds after which the iteration ends."""
 
 

@@ -126,11 +126,11 @@ def _build(window: int, looks: float, homogeneous: float) -> Callable[..., Any]:
     half = window // 2
     noise = 1.0 / looks
 
-    def forward(image: Tensor, valid: Tensor) -> Tensor:
-        """``image`` ``[N, C, H, W]`` linear power -> the same shape and units; NaN where invalid."""
-        power = torch.where(valid, image, 0)
+    def forward(date: Tensor, valid: Tensor) -> Tensor:
+        """``date`` ``[N, C, H, W]`` linear power -> the same shape and units; NaN where invalid."""
+        power = torch.where(valid, date, 0)
         edges = (half,) * 4
-        x, known = pad(power, edges), pad(valid.to(image.dtype), edges)
+        x, known = pad(power, edges), pad(valid.to(date.dtype), edges)
         count = torch.stack(_window_sums(known, half))
         mean = torch.stack(_window_sums(x, half)) / count.clamp(min=1)
         variance = torch.stack(_window_sums(x * x, half)) / count.clamp(min=1) - mean**2
