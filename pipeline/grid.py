@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import shapely
     from numpy.typing import NDArray
     from odc.geo.geobox import GeoBox
+
     from tilewright.catalogs.region import Region
 
 __all__ = ["COG_BLOCK", "Grid", "Shard", "Tile", "Tiling", "Window"]

@@ -86,7 +86,7 @@ def projected_memory(job: Job, forward: int, reserved: int) -> Memory:
         forward=int(forward * FREE_LISTS),
         stitching=int(stitching * FREE_LISTS),
         shard=int(4 * pixels * stored + 2 * pixels),
-        overviews=32 * 1024 * tiling.shard * scale + (64 << 20),
+        overviews=2 * 2048**2 * stored + 64 * 1024 * min(tiling.shard, max(rows, cols)) * scale + (96 << 20),
     )
 
 

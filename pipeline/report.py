@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Report", "write_json"]
+__all__ = ["Report"]
 
 NAME = "report.json"
 
@@ -104,25 +103,16 @@ class Report:
 
     def write(self, folder: Path) -> Path:
         """Write ``report.json`` into ``folder``, atomically."""
-        return write_json(folder / NAME, asdict(self))
+        from tilewright.catalogs.publish import write_json
+
+        write_json(folder / NAME, asdict(self))
+        return folder / NAME
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
         """Return the report of a finished run, or None where there is none."""
         path = folder / NAME
         return cls(**json.loads(path.read_text())) if path.exists() else None
-
-
-def write_json(path: Path, data: Any) -> Path:
-    """Write plain data as JSON so that a reader sees the old file or the new one, never half of it."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with scratch.open("w") as file:
-        json.dump(data, file, indent=2, default=str)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
-    return path
 
 
 def versions() -> dict[str, str]:

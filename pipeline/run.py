@@ -60,6 +60,8 @@ class Request:
     """Start over, removing what an earlier run of tilewright left in the folder."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Facts for the report (recipe, region)."""
+    item_id: str = "result"
+    """Id of the Item: letters, digits, ``.``, ``_`` and ``-``."""
     items: tuple[Any, ...] = ()
     """The pystac Items that the source was made of, for ``derived_from``."""
 

@@ -1,0 +1,225 @@
+"""The end of a run: pyramid, COGs, quicklook, Item, and the moment at which all of it becomes visible.
+
+Order matters: every file is written under a scratch name and renamed, the Zarr is renamed next to last, and
+the report, which marks the run as finished, is written by the caller after this.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilewright.catalogs.outputs import (
+    ClassInfo,
+    InputInfo,
+    ItemRef,
+    ModelInfo,
+    OutputAsset,
+    OutputBand,
+    OutputInfo,
+    ProjInfo,
+)
+from tilewright.catalogs.publish import publish as publish_item
+
+from .cog import class_colours, write_cog
+from .digest import result_digest
+from .quicklook import quicklook
+from .report import versions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tilewright.kernels.contract import OutputSpec
+
+    from .grid import Grid
+    from .job import Job
+    from .run import Request
+    from .store import ResultStore
+
+__all__ = ["ZARR", "Published", "publish"]
+
+ZARR = "result.zarr"
+COG_MEDIA = "image/tiff; application=geotiff; profile=cloud-optimized"
+ZARR_MEDIA = "application/vnd.zarr; version=3"
+TASKS = {"score": "segmentation", "class": "classification", "value": "regression"}
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What stands in the folder now."""
+
+    files: dict[str, str]
+    """Name -> file or folder, relative to the run's folder."""
+    digest: str
+    """Merkle root over the decoded pixels."""
+
+
+def publish(job: Job, request: Request, store: ResultStore, started: datetime) -> Published:
+    """Build the pyramid and write COGs, quicklook and Item beside it; repeating it after a crash is harmless."""
+    out, spec = request.out, job.kernel.spec
+    store.finish()
+    digest = result_digest(store)
+    files: dict[str, str] = {}
+    if request.only != "zarr":
+        for name in spec.outputs:
+            write_cog(store, name, out / f"{name}.tif")
+            files[name] = f"{name}.tif"
+    quicklook(store, out / "quicklook.png", request.title)
+    files["quicklook"] = "quicklook.png"
+    if request.only == "cog":
+        shutil.rmtree(store.place, ignore_errors=True)
+    else:
+        store.publish({"tilewright:digest": digest})
+        files["zarr"] = ZARR
+    _item(job, request, files, digest, started)
+    files["item"] = "item.json"
+    return Published(files, digest)
+
+
+def _item(job: Job, request: Request, files: dict[str, str], digest: str, started: datetime) -> None:
+    grid = job.output_grid
+    geometry, bbox = footprint(grid)
+    times = [t for layer in job.source.layers.values() for t in layer.times if t is not None]
+    span = (_utc(min(times)), _utc(max(times))) if times else (started, started)
+    publish_item(
+        request.out,
+        model=_model(job),
+        item_id=request.item_id,
+        geometry=geometry,
+        bbox=bbox,
+        datetime_range=span,
+        created=datetime.now(UTC),
+        proj=ProjInfo(
+            code=grid.crs if grid.crs.startswith("EPSG:") else None,
+            shape=grid.shape,
+            transform=grid.transform,
+            wkt2=None if grid.crs.startswith("EPSG:") else grid.crs,
+        ),
+        assets=list(_assets(job, files)),
+        derived_from=[ItemRef.of(item) for item in request.items],
+        lineage=f"{request.title}: kernel {job.kernel.spec.name} over {len(request.items) or 'local'} inputs",
+        software=versions(),
+        digest=digest,
+        properties={} if times else {"tilewright:datetime_is": "the time of processing; inputs state none"},
+    )
+
+
+def _assets(job: Job, files: dict[str, str]) -> Iterator[OutputAsset]:
+    resolution = job.output_grid.resolution if not _is_geographic(job.output_grid) else None
+    every: list[OutputBand] = []
+    for name, spec in job.kernel.spec.outputs.items():
+        bands = tuple(_bands(name, spec))
+        every += bands
+        if name in files:
+            yield OutputAsset(
+                name, files[name], COG_MEDIA, ("data",), spec.description or name, bands, None, resolution
+            )
+    if "zarr" in files:
+        yield OutputAsset(
+            "zarr", ZARR, ZARR_MEDIA, ("data",), "All outputs and reason", tuple(every), None, resolution
+        )
+    yield OutputAsset("quicklook", files["quicklook"], "image/png", ("thumbnail", "overview"), "Quicklook")
+
+
+def _bands(name: str, spec: OutputSpec) -> Iterator[OutputBand]:
+    names = spec.bands if isinstance(spec.bands, tuple) and spec.kind != "class" else None
+    for i in range(spec.band_count):
+        yield OutputBand(
+            names[i] if names else (name if spec.band_count == 1 else f"{name}_{i + 1}"),
+            spec.stored_dtype,
+            spec.stored_nodata,
+            spec.units,
+            spec.description or None,
+            _classes(spec),
+        )
+
+
+def _classes(spec: OutputSpec) -> tuple[ClassInfo, ...]:
+    if spec.kind != "class" or not spec.classes:
+        return ()
+    colours = class_colours(len(spec.classes))
+    return tuple(
+        ClassInfo(i, name, color="{:02X}{:02X}{:02X}".format(*colours[i]))
+        for i, name in enumerate(spec.classes)
+    )
+
+
+def _model(job: Job) -> ModelInfo:
+    import torch
+
+    spec, kernel, s = job.kernel.spec, job.kernel, job.settings
+    inputs = tuple(
+        InputInfo(
+            name,
+            spec.inputs[name].bands if isinstance(spec.inputs[name].bands, tuple) else (),  # type: ignore[arg-type]
+            (-1, binding.dates, len(binding.channels), job.tiling.tile, job.tiling.tile),
+            units=spec.inputs[name].units,
+            mean=_one_row(spec.inputs[name].mean),
+            std=_one_row(spec.inputs[name].std),
+        )
+        for name, binding in job.bindings.items()
+    )
+    side = job.tiling.tile * spec.scale
+    outputs = tuple(
+        OutputInfo(
+            name,
+            "super-resolution" if spec.scale > 1 else TASKS.get(output.kind, "regression"),
+            (-1, output.band_count, side, side),
+            classes=_classes(output),
+        )
+        for name, output in spec.outputs.items()
+        if output.is_raster
+    )
+    module = kernel.function if isinstance(kernel.function, torch.nn.Module) else None
+    return ModelInfo(
+        name=spec.name,
+        architecture=type(module).__name__ if module is not None else spec.name,
+        inputs=inputs,
+        outputs=outputs,
+        framework="PyTorch",
+        framework_version=str(torch.__version__).split("+")[0],
+        licence=spec.licence or None,
+        citation=spec.citation or None,
+        weights_href=kernel.weights,
+        weights_sha256=kernel.weights_sha256,
+        artifact_type="safetensors" if (kernel.weights or "").endswith(".safetensors") else "torch.save",
+        parameters=sum(p.numel() for p in module.parameters()) if module is not None else None,
+        pretrained=kernel.weights is not None,
+        accelerator="cuda" if s.device.startswith("cuda") else "amd64",
+        hyperparameters={
+            **{k: v for k, v in kernel.options.items() if isinstance(v, (str, int, float, bool))},
+            "tile": job.tiling.tile,
+            "halo": job.tiling.halo,
+            "stitch": s.stitch,
+            "precision": s.precision,
+        },
+    )
+
+
+def _one_row(values: Any) -> tuple[float, ...]:
+    return tuple(values) if values and not isinstance(values[0], (tuple, list)) else ()
+
+
+def footprint(grid: Grid) -> tuple[dict[str, Any], list[float]]:
+    """Return GeoJSON geometry and bbox of a grid (of its region, where it has one) in WGS84."""
+    import shapely
+    from pyproj import Transformer
+
+    area = grid.region if grid.region is not None else grid.geobox.extent.geom
+    if grid.geobox.crs is not None:
+        transformer = Transformer.from_crs(grid.crs, "OGC:CRS84", always_xy=True)
+        dense = shapely.segmentize(area, max(grid.shape) * grid.resolution / 16)
+        area = shapely.transform(dense, transformer.transform, interleaved=False)
+    return shapely.geometry.mapping(area), [float(v) for v in area.bounds]
+
+
+def _is_geographic(grid: Grid) -> bool:
+    return bool(grid.geobox.crs is not None and grid.geobox.crs.geographic)
+
+
+def _utc(moment: np.datetime64) -> datetime:
+    return datetime.fromtimestamp(int(np.datetime64(moment, "s").astype(np.int64)), UTC)

@@ -1,0 +1,195 @@
+"""What `import tilewright` offers beyond names of the wings: kernels by name over rasters, cubes and recipes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tilewright.errors import InputError, nearest_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import geopandas
+    import xarray as xr
+
+    from tilewright.kernels.contract import Kernel
+    from tilewright.pipeline.job import Job
+    from tilewright.pipeline.report import Report
+    from tilewright.pipeline.run import Progress
+    from tilewright.pipeline.settings import Settings
+    from tilewright.pipeline.source import Source
+
+__all__ = ["apply", "bound_kernel", "make_settings", "map_pixels", "map_tiles", "raster_job"]
+
+
+def make_settings(settings: Settings | None = None, **wishes: Any) -> Settings:
+    """Return `Settings` from its fields; raises `InputError` for one that does not exist."""
+    from tilewright.pipeline.settings import Settings, parse_size
+
+    if settings is not None:
+        return settings
+    known = {f.name for f in fields(Settings)}
+    for name in wishes:
+        if name not in known:
+            raise InputError(f"unknown setting {name!r}", place="settings", remedy=nearest_name(name, known))
+    if isinstance(wishes.get("memory"), str):
+        wishes["memory"] = parse_size(wishes["memory"])
+    return Settings(**wishes)
+
+
+def bound_kernel(
+    kernel: Kernel | str | Path,
+    bands: Sequence[str],
+    weights: Any = None,
+    options: Mapping[str, Any] | None = None,
+) -> Kernel:
+    """Return a kernel, loaded by name where it is one.
+
+    A kernel that works on any bands has an option ``bands``; unless the user sets it, it becomes ``bands``,
+    those of the source.
+    """
+    from tilewright.kernels.contract import Kernel
+    from tilewright.kernels.load import kernel_entry, list_kernels, load_kernel
+
+    options = dict(options or {})
+    if isinstance(kernel, Kernel):
+        if weights is not None or options:
+            raise InputError(
+                "weights and options belong to a kernel's name",
+                place="kernel",
+                remedy="give them to load_kernel",
+            )
+        return kernel
+    name = str(kernel)
+    if name in {entry.name for entry in list_kernels()}:
+        known = kernel_entry(name).options or {}
+        if "bands" in known and "bands" not in options:
+            options["bands"] = tuple(bands)
+    return load_kernel(name, weights, **options)
+
+
+def raster_job(
+    kernel: Kernel | str | Path,
+    inputs: Sequence[str | Path | Sequence[str | Path]],
+    *,
+    weights: Any = None,
+    options: Mapping[str, Any] | None = None,
+    bands: Sequence[str | int] | None = None,
+    settings: Settings | None = None,
+    **wishes: Any,
+) -> Job:
+    """Return the job of a kernel over rasters; see `apply` for the parameters."""
+    from tilewright.pipeline.job import prepare
+    from tilewright.pipeline.rasters import raster_source
+
+    chosen = make_settings(settings, **wishes)
+    source = raster_source(inputs, bands=bands)
+    (layer,) = source.layers.values()
+    loaded = bound_kernel(kernel, layer.bands, weights, options)
+    return prepare(loaded, source, chosen)
+
+
+def apply(
+    kernel: Kernel | str | Path,
+    inputs: Sequence[str | Path | Sequence[str | Path]],
+    *,
+    out: str | Path,
+    weights: Any = None,
+    options: Mapping[str, Any] | None = None,
+    bands: Sequence[str | int] | None = None,
+    only: Literal["cog", "zarr"] | None = None,
+    fresh: bool = False,
+    title: str | None = None,
+    progress: Progress | None = None,
+    settings: Settings | None = None,
+    **wishes: Any,
+) -> Report:
+    """Map a kernel over rasters and write the result; no catalog is involved.
+
+    Parameters
+    ----------
+    kernel
+        A kernel, or what `load_kernel` takes.
+    inputs
+        One entry a date, oldest first: a path or URL (GeoTIFF, COG, VRT, Zarr), or several, in a list or
+        joined by commas, whose bands are stacked. All on the grid of the first.
+    out
+        Folder of the run. The same call resumes what was interrupted there.
+    weights, options
+        For a kernel by name.
+    bands
+        Names or 1-based numbers of the bands to take.
+    only
+        Write only COGs, or only Zarr.
+    fresh
+        Start over in ``out``.
+    title
+        Shown in the quicklook and the Item; the kernel's name unless given.
+    progress
+        Called with (shards done, shards in all).
+    settings, **wishes
+        `Settings`, or its fields: ``stitch``, ``tile``, ``shard``, ``batch``, ``threads``, ``device``,
+        ``precision``, ``boundary``, ``memory``, ...
+
+    Returns
+    -------
+    Report
+        What ``report.json`` holds.
+
+    Raises
+    ------
+    TilewrightError
+        In one sentence that says what to change.
+    """
+    from tilewright.pipeline.run import Request, execute
+
+    job = raster_job(
+        kernel, inputs, weights=weights, options=options, bands=bands, settings=settings, **wishes
+    )
+    name = title or job.kernel.spec.name
+    folder = Path(out)
+    request = Request(folder, name, only=only, fresh=fresh, item_id=item_id(folder.resolve().name or name))
+    return run_job(job, request, progress)
+
+
+def run_job(job: Job, request: Any, progress: Progress | None = None) -> Report:
+    """Execute a job whose outputs are rasters, or records."""
+    if job.kernel.spec.mapping == "map_tiles":
+        from tilewright.pipeline.tiles import execute_records
+
+        return execute_records(job, request, progress)
+    from tilewright.pipeline.run import execute
+
+    return execute(job, request, progress)
+
+
+def item_id(text: str) -> str:
+    """Return ``text`` with everything but letters, digits, ``.``, ``_`` and ``-`` replaced by ``-``."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "result"
+
+
+def map_pixels(
+    kernel: Kernel | str, cube: xr.DataArray | Mapping[str, xr.DataArray] | Source, **wishes: Any
+) -> xr.Dataset:
+    """Map a kernel over a cube, lazily: see `tilewright.pipeline.lazy.map_pixels`."""
+    from tilewright.pipeline.lazy import as_source
+    from tilewright.pipeline.lazy import map_pixels as lazily
+
+    source = as_source(cube)
+    bands = next(iter(source.layers.values())).bands
+    return lazily(bound_kernel(kernel, bands), source, settings=make_settings(**wishes))
+
+
+def map_tiles(
+    kernel: Kernel | str, cube: xr.DataArray | Mapping[str, xr.DataArray] | Source, **wishes: Any
+) -> geopandas.GeoDataFrame:
+    """Map a kernel that gives records over a cube; see `tilewright.pipeline.tiles.map_tiles`."""
+    from tilewright.pipeline.lazy import as_source
+    from tilewright.pipeline.tiles import map_tiles as eagerly
+
+    source = as_source(cube)
+    bands = next(iter(source.layers.values())).bands
+    return eagerly(bound_kernel(kernel, bands), source, settings=make_settings(**wishes))
