@@ -82,11 +82,12 @@ def _window_sums(x: Tensor, half: int) -> list[Tensor]:
 
 
 def _side(x: Tensor, valid: Tensor, half: int) -> Tensor:
-    """Return for every pixel which of `SIDES` its half-window takes, int64.
+    """Return for every pixel its window as `_window_sums` orders them: 1 + index into `SIDES`, or 0, int64.
 
     The nine sub-window means give four gradients; the steepest sets the direction of the edge, and of its
-    two sides the one whose mean is nearer to the centre's is taken. A sub-window without a valid pixel
-    counts as equal to the centre's.
+    two sides the one whose mean is nearer to the centre's is taken. Where both are equally near, as around a
+    single bright pixel, no side is favoured and the whole window stays. A sub-window without a valid pixel counts
+    as equal to the centre's.
     """
     import torch
 
@@ -109,14 +110,14 @@ def _side(x: Tensor, valid: Tensor, half: int) -> Tensor:
     ]
     steepest = gradients[0]
     direction = torch.zeros_like(steepest, dtype=torch.int64)
-    for i in range(1, 4):
+    for i in (2, 1, 3):  # of equal gradients a row or a column goes before a diagonal
         better = gradients[i] > steepest
         steepest = torch.where(better, gradients[i], steepest)
         direction = torch.where(better, i, direction)
     here = torch.stack(around).sub(centre).abs()
     near = here.gather(0, direction[None])[0]
     far = here.gather(0, direction[None] + 4)[0]
-    return torch.where(near <= far, direction, direction + 4)
+    return torch.where(near == far, 0, 1 + torch.where(near < far, direction, direction + 4))
 
 
 def _build(window: int, looks: float, homogeneous: float) -> Callable[..., Any]:
@@ -135,7 +136,7 @@ def _build(window: int, looks: float, homogeneous: float) -> Callable[..., Any]:
         mean = torch.stack(_window_sums(x, half)) / count.clamp(min=1)
         variance = torch.stack(_window_sums(x * x, half)) / count.clamp(min=1) - mean**2
         flat = variance[0] <= homogeneous * noise * mean[0] ** 2
-        chosen = torch.where(flat, 0, 1 + _side(x, known, half))[None]
+        chosen = torch.where(flat, 0, _side(x, known, half))[None]
         mean, variance = (values.gather(0, chosen)[0] for values in (mean, variance))
         # z = x n with E[n] = 1, Var[n] = noise: Var[x] = (Var[z] - E[z]^2 noise) / (1 + noise).
         signal = ((variance - noise * mean**2) / (1 + noise)).clamp(min=0)

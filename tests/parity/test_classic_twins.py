@@ -71,10 +71,10 @@ def slow_refined_lee(
                 )
                 for i in range(4)
             ]
-            one = ring[int(np.argmax(steep))]
+            one = ring[max((0, 2, 1, 3), key=steep.__getitem__)]
             other = (-one[0], -one[1])
-            near = abs(means[one] - means[0, 0]) <= abs(means[other] - means[0, 0])
-            chosen = box[masks[one if near else other]]
+            near, far = abs(means[one] - means[0, 0]), abs(means[other] - means[0, 0])
+            chosen = box if near == far else box[masks[one if near < far else other]]
             var, mean = np.nanvar(chosen), np.nanmean(chosen)
         signal = max((var - mean**2 / looks) / (1 + 1 / looks), 0)
         out[y, x] = mean + (signal / var if signal > 0 else 0) * (power[y, x] - mean)
