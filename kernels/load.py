@@ -96,7 +96,7 @@ def _shown(parameter: inspect.Parameter) -> str:
     return str(parameter).partition(":")[2].strip() or str(parameter)
 
 
-def load_kernel(name: str | Path, weights: Any = None, **options: Any) -> Kernel:
+def load_kernel(name: str | Path, /, weights: Any = None, **options: Any) -> Kernel:
     """Return the kernel called ``name``.
 
     Parameters

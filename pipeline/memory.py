@@ -140,11 +140,12 @@ def probe_forward(job: Job) -> tuple[int, float]:
 class PeakMemory:
     """Watches the resident memory of this process and its children.
 
-    The peak of this process is the kernel's own high-water mark where Linux lets us reset it; children, and
-    this process elsewhere, are sampled every 20 ms.
+    The peak of this process is the operating system's own high-water mark where Linux lets us reset it;
+    children, and this process elsewhere, are sampled four times a second (looking for children walks the
+    whole process table).
     """
 
-    INTERVAL = 0.02
+    INTERVAL = 0.25
 
     def __init__(self) -> None:
         self._sampled = 0

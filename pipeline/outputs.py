@@ -6,6 +6,7 @@ the report, which marks the run as finished, is written by the caller after this
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -182,7 +183,7 @@ def _model(job: Job) -> ModelInfo:
         outputs=outputs,
         framework="PyTorch",
         framework_version=str(torch.__version__).split("+")[0],
-        licence=spec.licence or None,
+        licence=_spdx(spec.licence),
         citation=spec.citation or None,
         weights_href=kernel.weights,
         weights_sha256=kernel.weights_sha256,
@@ -198,6 +199,11 @@ def _model(job: Job) -> ModelInfo:
             "precision": s.precision,
         },
     )
+
+
+def _spdx(licence: str) -> str | None:
+    """Return a licence as STAC wants it: one SPDX identifier, or ``other`` for a sentence."""
+    return licence if re.fullmatch(r"[\w.+-]+", licence) else ("other" if licence else None)
 
 
 def _one_row(values: Any) -> tuple[float, ...]:

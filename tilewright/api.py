@@ -65,8 +65,11 @@ def bound_kernel(
         return kernel
     name = str(kernel)
     if name in {entry.name for entry in list_kernels()}:
-        known = kernel_entry(name).options or {}
-        if "bands" in known and "bands" not in options:
+        entry = kernel_entry(name)
+        any_bands = entry.spec is not None and any(
+            isinstance(i.bands, int) for i in entry.spec.inputs.values()
+        )
+        if any_bands and "bands" in (entry.options or {}) and "bands" not in options:
             options["bands"] = tuple(bands)
     return load_kernel(name, weights, **options)
 
@@ -144,7 +147,7 @@ def apply(
     TilewrightError
         In one sentence that says what to change.
     """
-    from tilewright.pipeline.run import Request, execute
+    from tilewright.pipeline.run import Request
 
     job = raster_job(
         kernel, inputs, weights=weights, options=options, bands=bands, settings=settings, **wishes

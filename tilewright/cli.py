@@ -5,16 +5,23 @@ from __future__ import annotations
 import errno
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
 from tilewright.errors import InputError, TilewrightError
-
-if TYPE_CHECKING:
-    from tilewright.pipeline.report import Report
+from tilewright.show import (
+    ShardProgress,
+    console,
+    print_choices,
+    print_facts,
+    print_kernel,
+    print_kernels,
+    print_plan,
+    print_report,
+)
 
 app = typer.Typer(
     name="tilewright",
@@ -24,7 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-console = Console(soft_wrap=True)
+# typer brings a click of its own in some versions and uses the installed one in others.
+_ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 RegionOption = Annotated[
     str | None, typer.Option(help="File (GeoJSON, GeoPackage, ...) or W,S,E,N in degrees.")
@@ -50,17 +58,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def main() -> NoReturn:
     """Run the command line: a wrong request ends with one line and status 2, a failed run with status 1."""
-    from click.exceptions import Abort, ClickException, Exit
-
     try:
         status = app(standalone_mode=False)
     except TilewrightError as error:
         _fail(str(error), 2 if _disk_is_full(error) else error.exit_code)
-    except ClickException as error:
+    except _ClickException as error:
         _fail(error.format_message(), 2)
-    except Exit as error:
+    except typer.Exit as error:
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; finished shards are kept, the same command goes on", 130)
     except OSError as error:
         if error.errno != errno.ENOSPC:
@@ -87,8 +93,8 @@ def demo(out: OutOption = None) -> None:
     """Make two maps of real imagery that lies in the checkout: no network, no server."""
     from tilewright.demo import run_demo
 
-    for report in run_demo(out or Path("out"), say=console.print, progress=_progress):
-        _print_report(report)
+    for report in run_demo(out or Path("out"), say=console.print, progress=ShardProgress):
+        print_report(report)
 
 
 @app.command()
@@ -126,12 +132,12 @@ def plan(
         choices = compare_tiles(prepared.job) if table else []
         if as_json:
             shown.append(
-                {**made.as_dict(), "items": len(prepared.items), "table": [_plain(c) for c in choices]}
+                {**made.as_dict(), "items": len(prepared.items), "table": [asdict(c) for c in choices]}
             )
             continue
-        _print_plan(prepared.request.title, len(prepared.items), made)
+        print_plan(prepared.request.title, len(prepared.items), made)
         if table:
-            _print_choices(choices)
+            print_choices(choices)
         made.check()
     if as_json:
         print(json.dumps(shown if len(shown) > 1 else shown[0], indent=2, default=str))  # noqa: T201
@@ -171,7 +177,7 @@ def run(
         stitch=stitch,
     )
     loaded = _recipe(recipe)
-    with _progress() as progress:
+    with ShardProgress() as progress:
         reports = run_recipe(
             loaded,
             region=region,
@@ -185,7 +191,7 @@ def run(
             **wishes,
         )
     for report in reports:
-        _print_report(report)
+        print_report(report)
 
 
 @app.command()
@@ -224,7 +230,7 @@ def apply(
         shard=shard,
         stitch=stitch,
     )
-    with _progress() as progress:
+    with ShardProgress() as progress:
         report = apply_kernel(
             kernel,
             inputs,
@@ -237,7 +243,7 @@ def apply(
             progress=progress,
             **wishes,
         )
-    _print_report(report)
+    print_report(report)
 
 
 @app.command()
@@ -261,9 +267,9 @@ def kernels(
         ]
         print(json.dumps(shown[0] if name else shown, indent=2))  # noqa: T201
     elif name:
-        _print_kernel(entries[0])
+        print_kernel(entries[0])
     else:
-        _print_kernels(entries)
+        print_kernels(entries)
 
 
 @app.command()
@@ -304,7 +310,7 @@ def why(
     if as_json:
         print(json.dumps(facts, indent=2, default=str))  # noqa: T201
     else:
-        _print_facts(facts)
+        print_facts(facts)
 
 
 def _recipe(path: Path) -> Any:
@@ -340,137 +346,3 @@ def _options(pairs: list[str]) -> dict[str, str]:
             raise InputError(f"{pair!r} is no option", place="--set", remedy="write key=value")
         options[key] = value
     return options
-
-
-def _plain(choice: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(choice)
-
-
-class _progress:  # noqa: N801 - used as a context manager
-    """A bar on a terminal, a line a shard decile in a log."""
-
-    def __enter__(self) -> Any:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.bar = Progress(
-            TextColumn("shards"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
-        self.task = self.bar.add_task("shards", total=None)
-        self.last = -1
-        if console.is_terminal:
-            self.bar.start()
-        return self._tick
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def _tick(self, done: int, total: int) -> None:
-        self.bar.update(self.task, completed=done, total=total)
-        tenth = 10 * done // total
-        if not console.is_terminal and tenth > self.last:
-            self.last = tenth
-            console.print(f"{done} of {total} shards")
-
-
-def _print_report(report: Report) -> None:
-    mpx = report.pixels / 1e6
-    console.print(
-        f"[bold]{report.title}[/bold]  {mpx:.2f} Mpx, {report.pixels_valid / report.pixels:.0%} valid"
-    )
-    for name, file in report.outputs.items():
-        console.print(f"  {name}: {file}", highlight=False)
-    reused = f" ({report.shards_reused} kept from before)" if report.shards_reused else ""
-    console.print(
-        f"  {report.seconds:.1f} s, {report.shards} shards{reused}, {report.tiles_run} tiles of {report.tile} px"
-        f" (halo {report.halo}, {report.stitch}), work factor {report.work_factor:.2f},"
-        f" peak {report.peak_rss_bytes / 2**20:,.0f} of {report.projected_memory_bytes / 2**20:,.0f} MiB projected",
-        highlight=False,
-    )
-    for name, seam in (report.seam or {}).items():
-        console.print(
-            f"  seam of {name}: mean {seam['mean']:.3g}, p99 {seam['p99']:.3g}, max {seam['max']:.3g}"
-        )
-    for note in report.notes:
-        console.print(f"  note: {note}", highlight=False)
-
-
-def _print_plan(title: str, items: int, made: Any) -> None:
-    from rich.table import Table
-
-    table = Table(title=title, show_header=False, box=None, title_justify="left")
-    mib = 2**20
-    rows = {
-        "items": f"{items}",
-        "pixels": f"{made.shape[0]} x {made.shape[1]}",
-        "tiles": f"{made.tiles} of {made.tile} px, core {made.core}, halo {made.halo}, stride {made.stride}, {made.stitch}",
-        "computed per kept pixel": f"{made.waste:.2f}",
-        "shards": f"{made.shards} of {made.shard_size} px",
-        "read": f"{made.bytes_read / mib:,.1f} MiB decoded, in {made.passes} pass{'es' if made.passes > 1 else ''}",
-        "written": f"{made.bytes_written / mib:,.1f} MiB before compression, scratch {made.scratch_bytes / mib:,.1f} MiB",
-        "memory": f"{made.memory.total / mib:,.0f} MiB of {made.memory_allowed / mib:,.0f} MiB allowed",
-        "inference": f"{made.seconds_forward:,.1f} s on {made.device}, batch {made.batch}, {made.threads} threads",
-    }
-    for key, value in rows.items():
-        table.add_row(key, value)
-    console.print(table)
-    for note in made.notes:
-        console.print(f"note: {note}", highlight=False)
-
-
-def _print_choices(choices: list[Any]) -> None:
-    from rich.table import Table
-
-    table = Table("tile", "batch", "computed per kept", "memory MiB", "inference s", "")
-    for c in choices:
-        mark = "best" if c.best else ("" if c.fits else "does not fit")
-        table.add_row(
-            str(c.tile), str(c.batch), f"{c.waste:.2f}", f"{c.memory / 2**20:,.0f}", f"{c.seconds:.2f}", mark
-        )
-    console.print(table)
-
-
-def _print_kernels(entries: list[Any]) -> None:
-    from rich.table import Table
-
-    table = Table("kernel", "dates", "bands", "radius", "outputs", "what it does", box=None)
-    for entry in entries:
-        if entry.spec is None:
-            table.add_row(entry.name, "", "", "", "", f"not usable here: {entry.problem}")
-            continue
-        spec = entry.spec
-        first = next(iter(spec.inputs.values()))
-        bands = ", ".join(first.bands) if isinstance(first.bands, tuple) else "any"
-        radius = "global" if spec.radius is None else str(spec.radius)
-        table.add_row(entry.name, str(first.dates), bands, radius, ", ".join(spec.outputs), spec.description)
-    console.print(table)
-
-
-def _print_kernel(entry: Any) -> None:
-    import yaml
-
-    console.print(f"{entry.name}  ({entry.target})", highlight=False)
-    if entry.problem:
-        console.print(f"not usable here: {entry.problem}", highlight=False)
-    for option, text in (entry.options or {}).items():
-        console.print(f"  --set {option}: {text}", highlight=False, markup=False)
-    if entry.spec:
-        console.print(
-            yaml.safe_dump(entry.spec.model_dump(mode="json"), sort_keys=False), highlight=False, markup=False
-        )
-
-
-def _print_facts(facts: dict[str, Any]) -> None:
-    import yaml
-
-    console.print(
-        yaml.safe_dump(json.loads(json.dumps(facts, default=str)), sort_keys=False),
-        highlight=False,
-        markup=False,
-    )

@@ -1,0 +1,162 @@
+"""What the command line prints: tables, reports and progress."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tilewright.pipeline.report import Report
+
+__all__ = [
+    "ShardProgress",
+    "console",
+    "print_choices",
+    "print_facts",
+    "print_kernel",
+    "print_kernels",
+    "print_plan",
+    "print_report",
+]
+
+console = Console(soft_wrap=True)
+
+
+class ShardProgress:
+    """A bar on a terminal, a line a shard decile in a log."""
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.bar = Progress(
+            TextColumn("shards"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self.task = self.bar.add_task("shards", total=None)
+        self.last = -1
+        if console.is_terminal:
+            self.bar.start()
+        return self._tick
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def _tick(self, done: int, total: int) -> None:
+        self.bar.update(self.task, completed=done, total=total)
+        tenth = 10 * done // total
+        if not console.is_terminal and tenth > self.last:
+            self.last = tenth
+            console.print(f"{done} of {total} shards")
+
+
+def print_report(report: Report) -> None:
+    """Print what a run made and what it took."""
+    mpx = report.pixels / 1e6
+    console.print(
+        f"[bold]{report.title}[/bold]  {mpx:.2f} Mpx, {report.pixels_valid / report.pixels:.0%} valid"
+    )
+    for name, file in report.outputs.items():
+        console.print(f"  {name}: {file}", highlight=False)
+    reused = f" ({report.shards_reused} kept from before)" if report.shards_reused else ""
+    console.print(
+        f"  {report.seconds:.1f} s, {report.shards} shards{reused}, {report.tiles_run} tiles of {report.tile} px"
+        f" (halo {report.halo}, {report.stitch}), work factor {report.work_factor:.2f},"
+        f" peak {report.peak_rss_bytes / 2**20:,.0f} of {report.projected_memory_bytes / 2**20:,.0f} MiB projected",
+        highlight=False,
+    )
+    for name, seam in (report.seam or {}).items():
+        console.print(
+            f"  seam of {name}: mean {seam['mean']:.3g}, p99 {seam['p99']:.3g}, max {seam['max']:.3g}"
+        )
+    for note in report.notes:
+        console.print(f"  note: {note}", highlight=False)
+
+
+def print_plan(title: str, items: int, made: Any) -> None:
+    """Print a plan, a line a fact."""
+    from rich.table import Table
+
+    table = Table(title=title, show_header=False, box=None, title_justify="left")
+    mib = 2**20
+    rows = {
+        "items": f"{items}",
+        "pixels": f"{made.shape[0]} x {made.shape[1]}",
+        "tiles": f"{made.tiles} of {made.tile} px, core {made.core}, halo {made.halo}, stride {made.stride}, "
+        f"{made.stitch}",
+        "computed per kept pixel": f"{made.waste:.2f}",
+        "shards": f"{made.shards} of {made.shard_size} px",
+        "read": f"{made.bytes_read / mib:,.1f} MiB decoded, passes {made.passes}",
+        "written": f"{made.bytes_written / mib:,.1f} MiB before compression,"
+        f" scratch {made.scratch_bytes / mib:,.1f} MiB",
+        "memory": f"{made.memory.total / mib:,.0f} MiB of {made.memory_allowed / mib:,.0f} MiB allowed",
+        "inference": f"{made.seconds_forward:,.1f} s on {made.device}, batch {made.batch}, {made.threads} threads",
+    }
+    for key, value in rows.items():
+        table.add_row(key, value)
+    console.print(table)
+    for note in made.notes:
+        console.print(f"note: {note}", highlight=False)
+
+
+def print_choices(choices: list[Any]) -> None:
+    """Print the comparison of tiles and batches."""
+    from rich.table import Table
+
+    table = Table("tile", "batch", "computed per kept", "memory MiB", "inference s", "")
+    for c in choices:
+        mark = "best" if c.best else ("" if c.fits else "does not fit")
+        table.add_row(
+            str(c.tile), str(c.batch), f"{c.waste:.2f}", f"{c.memory / 2**20:,.0f}", f"{c.seconds:.2f}", mark
+        )
+    console.print(table)
+
+
+def print_kernels(entries: list[Any]) -> None:
+    """Print the registry, a line a kernel."""
+    from rich.table import Table
+
+    table = Table("kernel", "dates", "bands", "radius", "outputs", "what it does", box=None)
+    for entry in entries:
+        if entry.spec is None:
+            table.add_row(entry.name, "", "", "", "", f"not usable here: {entry.problem}")
+            continue
+        spec = entry.spec
+        first = next(iter(spec.inputs.values()))
+        bands = ", ".join(first.bands) if isinstance(first.bands, tuple) else "any"
+        radius = "global" if spec.radius is None else str(spec.radius)
+        table.add_row(entry.name, str(first.dates), bands, radius, ", ".join(spec.outputs), spec.description)
+    console.print(table)
+
+
+def print_kernel(entry: Any) -> None:
+    """Print one kernel in full: target, options, description."""
+    import yaml
+
+    console.print(f"{entry.name}  ({entry.target})", highlight=False)
+    if entry.problem:
+        console.print(f"not usable here: {entry.problem}", highlight=False)
+    for option, text in (entry.options or {}).items():
+        console.print(f"  --set {option}: {text}", highlight=False, markup=False)
+    if entry.spec:
+        console.print(
+            yaml.safe_dump(entry.spec.model_dump(mode="json"), sort_keys=False), highlight=False, markup=False
+        )
+
+
+def print_facts(facts: dict[str, Any]) -> None:
+    """Print nested facts as YAML."""
+    import yaml
+
+    console.print(
+        yaml.safe_dump(json.loads(json.dumps(facts, default=str)), sort_keys=False),
+        highlight=False,
+        markup=False,
+    )
