@@ -129,6 +129,8 @@ def _build(window: int, looks: float, homogeneous: float) -> Callable[..., Any]:
 
     def forward(date: Tensor, valid: Tensor) -> Tensor:
         """``date`` ``[N, C, H, W]`` linear power -> the same shape and units; NaN where invalid."""
+        # A NaN that the mask did not catch would decide comparisons; it takes no part either.
+        valid = valid & torch.isfinite(date)
         power = torch.where(valid, date, 0)
         edges = (half,) * 4
         x, known = pad(power, edges), pad(valid.to(date.dtype), edges)

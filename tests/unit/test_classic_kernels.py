@@ -10,6 +10,7 @@ from tilewright.errors import KernelError
 from tilewright.kernels.classic import change_vector, ir_mad, refined_lee, spectral_index
 from tilewright.kernels.classic.irmad_fit import shrinkage
 from tilewright.kernels.contract import Context, Kernel
+from tilewright.testing import check_kernel
 
 
 def context(statistics: dict | None = None, count: int = 1) -> Context:
@@ -272,6 +273,26 @@ def test_a_tile_does_not_depend_on_its_batch(make) -> None:  # type: ignore[no-u
     alone = kernel.apply({"image": image[2:3]}, {"image": valid[2:3]}, context(statistics))
     for name, value in whole.items():
         assert torch.equal(value[2:3], alone[name])
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        spectral_index(name="NDVI"),
+        spectral_index(name="EVI", difference=True),
+        spectral_index(name="kNDVI"),
+        change_vector(bands=3, direction=True),
+        change_vector(bands=2, threshold=1.0, normalise=False),
+        ir_mad(bands=3),
+        refined_lee(bands=2),
+        refined_lee(window=11, homogeneous=0),
+    ],
+    ids=lambda kernel: kernel.spec.name,
+)
+def test_the_kernels_are_what_they_say(kernel: Kernel) -> None:
+    report = check_kernel(kernel)
+    report.raise_for_findings()
+    assert report.radius == kernel.spec.radius
 
 
 @pytest.mark.parametrize(
