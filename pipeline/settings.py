@@ -147,8 +147,9 @@ def choose_tiling(
     exact = spec.radius if spec.radius is not None else (spec.radius_at.px if spec.radius_at else None)
     tile = _tile(spec, settings, shape, exact, stitch)
     if exact is not None:
-        taper = _multiple(tile // 16, spec.stride) if stitch == "blend" else 0
-        lead = exact
+        lead = math.ceil(exact / spec.stride) * spec.stride
+        room = (tile - 2 * lead) // 4  # the taper fits twice into the core that it leaves
+        taper = _multiple(min(tile // 16, room), spec.stride) if stitch == "blend" else 0
     elif stitch == "blend":
         taper = _multiple(tile // 16, spec.stride)
         lead = taper
@@ -177,6 +178,7 @@ def _tile(
     spec: KernelSpec, settings: Settings, shape: tuple[int, int], radius: int | None, stitch: str
 ) -> int:
     rule = spec.tile
+    step = math.lcm(rule.multiple, spec.stride)
     if settings.tile is not None:
         wrong = (
             (rule.fixed is not None and settings.tile != rule.fixed)
@@ -191,15 +193,17 @@ def _tile(
                 place="--tile",
                 remedy=f"it takes {sides}{upto} px",
             )
-        return settings.tile
+        # Rounded here, by the rule and the stride at once: rounding the core alone may leave the rule.
+        return settings.tile if rule.fixed is not None else max(step, settings.tile // step * step)
     if rule.fixed is not None:
         return rule.fixed
-    step = math.lcm(rule.multiple, spec.stride, 16)
+    if math.lcm(step, 16) <= (rule.maximum or math.inf):
+        step = math.lcm(step, 16)
     wanted = rule.default or max(DEFAULT_TILE, min(8 * (radius or 0), LARGEST_DEFAULT_TILE))
     lead = math.ceil((radius or 0) / spec.stride) * spec.stride
     extra = lead + (wanted // 16 if stitch == "blend" else 0)
     if radius is not None:  # a raster smaller than a tile is not padded to a whole one
         wanted = min(wanted, max(shape) + 2 * extra)
-        wanted = max(wanted, 2 * extra + step)
+        wanted = max(wanted, 2 * lead + 4 * step if stitch == "blend" else 2 * lead + step)
     tile = math.ceil(wanted / step) * step
     return min(tile, rule.maximum // step * step) if rule.maximum else tile
