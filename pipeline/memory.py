@@ -31,7 +31,7 @@ class Memory:
     gdal_cache: int
     """Decoded blocks that GDAL keeps."""
     reads: int
-    """Read windows in flight: the one being cut into tiles and the one read ahead."""
+    """Read windows in flight: the one being cut into tiles and the one read ahead, and what reading them takes."""
     batch: int
     """Tiles as cut, stacked, normalised and filled."""
     forward: int
@@ -81,19 +81,13 @@ def projected_memory(job: Job, forward: int, reserved: int) -> Memory:
     return Memory(
         reserved=reserved,
         gdal_cache=GDAL_CACHE,
-        reads=int(2 * window * _reading(job) * FREE_LISTS),
+        reads=int(2 * window * job.bytes_per_pixel * FREE_LISTS) + getattr(job.source, "scratch_bytes", 0),
         batch=int(4 * n * planes * t * t * 4 * FREE_LISTS),
         forward=int(forward * FREE_LISTS),
         stitching=int(stitching * FREE_LISTS),
         shard=int(4 * pixels * stored + 2 * pixels),
         overviews=2 * 2048**2 * stored + 64 * 1024 * min(tiling.shard, max(rows, cols)) * scale + (96 << 20),
     )
-
-
-def _reading(job: Job) -> int:
-    """Bytes a pixel while a window is read: what the source says of itself, else what it returns."""
-    own = getattr(job.source, "bytes_per_pixel_while_reading", None)
-    return max(own or 0, job.bytes_per_pixel)
 
 
 def available_memory() -> int:

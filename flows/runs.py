@@ -1,0 +1,351 @@
+"""From a recipe to a result: search, grid, cube, kernel, job, run, announce. The Prefect flow wraps these steps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tilewright.errors import GridError, InputError
+
+if TYPE_CHECKING:
+    import pystac
+
+    from tilewright.catalogs.region import Region
+    from tilewright.catalogs.search import SearchResult
+    from tilewright.kernels.contract import Kernel
+    from tilewright.pipeline.grid import Grid
+    from tilewright.pipeline.job import Job
+    from tilewright.pipeline.report import Report
+    from tilewright.pipeline.run import Progress, Request
+
+    from .recipe import Recipe
+
+__all__ = ["PreparedRun", "announce", "find_items", "prepare_runs", "run"]
+
+type RegionLike = str | Path | Mapping[str, Any] | Sequence[float] | Region | None
+
+SNAPSHOT = "items.json"
+"""The exact Items of a run, written beside its results."""
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A recipe over one grid: everything is decided, and no pixel is read."""
+
+    recipe: Recipe
+    """What was asked."""
+    job: Job
+    """Kernel over cube."""
+    request: Request
+    """Where the result goes."""
+    items: tuple[pystac.Item, ...]
+    """The Items of all periods."""
+    found: tuple[SearchResult, ...]
+    """What was found, a period each."""
+
+
+def run(
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    *,
+    region: RegionLike = None,
+    out: str | Path = "out",
+    weights: str | None = None,
+    bands: Sequence[str] | None = None,
+    only: Literal["cog", "zarr"] | None = None,
+    fresh: bool = False,
+    progress: Progress | None = None,
+    say: Callable[[str], Any] | None = None,
+    **wishes: Any,
+) -> list[Report]:
+    """Run a recipe and return its report, or several where the region needs several grids.
+
+    Parameters
+    ----------
+    recipe
+        A `Recipe`, a YAML file, or plain data.
+    region
+        Instead of the recipe's: a file, GeoJSON, ``"W,S,E,N"`` or four numbers in degrees.
+    out
+        Folder of the run; parts of a region that needs several grids go to ``part-1``, ``part-2``, ... in it.
+        The same call resumes.
+    weights, bands, only, fresh
+        Instead of what the recipe says.
+    progress
+        Called with (shards done, shards in all).
+    say
+        Called with sentences for the user.
+    **wishes
+        Fields of `tilewright.pipeline.settings.Settings`, instead of what the recipe says.
+
+    Raises
+    ------
+    TilewrightError
+        In one sentence that says what to change.
+    """
+    from tilewright.api import run_job
+
+    reports = []
+    prepared = prepare_runs(
+        recipe,
+        region=region,
+        out=out,
+        weights=weights,
+        bands=bands,
+        only=only,
+        fresh=fresh,
+        say=say,
+        **wishes,
+    )
+    for one in prepared:
+        write_items(one)
+        report = run_job(one.job, one.request, progress)
+        announce(one)
+        reports.append(report)
+    return reports
+
+
+def prepare_runs(
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    *,
+    region: RegionLike = None,
+    out: str | Path = "out",
+    weights: str | None = None,
+    bands: Sequence[str] | None = None,
+    only: Literal["cog", "zarr"] | None = None,
+    fresh: bool = False,
+    say: Callable[[str], Any] | None = None,
+    **wishes: Any,
+) -> list[PreparedRun]:
+    """Search and decide everything that a run needs; reads headers only. Parameters are those of `run`."""
+    loaded = as_recipe(recipe)
+    kernel = _kernel(loaded, weights, bands)
+    where = _region(loaded, region)
+    found = find_items(loaded, where)
+    for result in found:
+        for note in (*where.notes, *result.notes):
+            (say or _silent)(f"note: {note}")
+    grids = _grids(loaded, where, found)
+    if len(grids) > 1:
+        names = ", ".join(grid.crs for grid in grids)
+        (say or _silent)(
+            f"note: the region needs {len(grids)} grids ({names}); each becomes a result of its own"
+        )
+    runs = []
+    for i, grid in enumerate(grids):
+        folder = Path(out) if len(grids) == 1 else Path(out) / f"part-{i + 1}"
+        runs.append(_prepare(loaded, kernel, grid, found, folder, bands, only, fresh, wishes))
+    return runs
+
+
+def as_recipe(recipe: Recipe | str | Path | Mapping[str, Any]) -> Recipe:
+    """Return a recipe from a file or plain data."""
+    from .recipe import Recipe
+
+    if isinstance(recipe, Recipe):
+        return recipe
+    return Recipe.parse(recipe) if isinstance(recipe, Mapping) else Recipe.read(recipe)
+
+
+def find_items(recipe: Recipe, region: Region) -> tuple[SearchResult, ...]:
+    """Search the recipe's catalog for each of its spans; raises `CatalogError` where one holds nothing."""
+    from tilewright.catalogs.search import search
+
+    wanted = recipe.search
+    return tuple(
+        search(
+            recipe.catalog,
+            region=region,
+            datetime=span,
+            collections=recipe.collections,
+            filter=wanted.filter,
+            query=wanted.query,
+            cloud_cover=wanted.cloud_cover,
+            ids=wanted.ids,
+            max_items=wanted.max_items,
+        )
+        for span in recipe.spans
+    )
+
+
+def write_items(prepared: PreparedRun) -> None:
+    """Write the snapshot of the exact Items into the run's folder, unless the same one stands there."""
+    from tilewright.catalogs.snapshot import write_snapshot
+
+    path = prepared.request.out / SNAPSHOT
+    if prepared.request.fresh or not path.exists():
+        prepared.request.out.mkdir(parents=True, exist_ok=True)
+        write_snapshot(path, prepared.items, prepared.found[0].searched)
+
+
+def announce(prepared: PreparedRun) -> None:
+    """Append the Item of a finished run to the recipe's local catalog, if it names one."""
+    catalog = prepared.recipe.outputs.catalog
+    if catalog is None:
+        return
+    import pystac
+
+    from tilewright.catalogs.static import append_to_catalog
+
+    item = pystac.Item.from_file(str((prepared.request.out / "item.json").resolve()))
+    append_to_catalog(
+        catalog, item, collection=prepared.recipe.name, description=prepared.recipe.description or None
+    )
+
+
+def _silent(_: str) -> None:
+    return None
+
+
+def _kernel(recipe: Recipe, weights: str | None, bands: Sequence[str] | None) -> Kernel:
+    """Load the recipe's kernel; first of all, because a misspelt name should not cost a search."""
+    from tilewright.api import bound_kernel
+
+    named = bands or recipe.bands or ()
+    return bound_kernel(recipe.kernel.name, named, weights or recipe.kernel.weights, recipe.kernel.options)
+
+
+def _region(recipe: Recipe, given: RegionLike) -> Region:
+    from tilewright.catalogs.region import Region
+
+    chosen = given if given is not None else recipe.region
+    if chosen is None:
+        raise InputError(
+            "no region is given",
+            place=f"recipe {recipe.name}",
+            remedy="name one by --region, or in the recipe",
+        )
+    return Region.parse(chosen)
+
+
+def _grids(recipe: Recipe, region: Region, found: Sequence[SearchResult]) -> tuple[Grid, ...]:
+    from tilewright.pipeline.grid import Grid
+
+    items = [item for result in found for item in result.items]
+    wanted = recipe.grid
+    crs = wanted.crs
+    if crs == "items":
+        codes = Counter(code for item in items if (code := _code(item)))
+        if not codes:
+            raise GridError("no Item states its CRS", place="grid.crs", remedy="name a CRS, or utm")
+        crs = codes.most_common(1)[0][0]
+    grids = Grid.split(region, wanted.resolution, crs)
+    if wanted.anchor == "zero":
+        return grids
+    if isinstance(wanted.anchor, tuple):
+        return Grid.split(region, wanted.resolution, crs, wanted.anchor)
+    return tuple(_anchored(grid, region, wanted.resolution, items) for grid in grids)
+
+
+def _code(item: pystac.Item) -> str | None:
+    code = item.properties.get("proj:code")
+    if code is None and (epsg := item.properties.get("proj:epsg")):
+        code = f"EPSG:{epsg}"
+    return str(code) if code else None
+
+
+def _anchored(grid: Grid, region: Region, resolution: float, items: Sequence[pystac.Item]) -> Grid:
+    """Return the grid on the pixel corners of the Items that share its CRS and resolution, if any do."""
+    from tilewright.pipeline.grid import Grid
+
+    corners = Counter(
+        corner
+        for item in items
+        if _code(item) == grid.crs and (corner := _corner(item, resolution)) is not None
+    )
+    if not corners:
+        return grid
+    anchor = corners.most_common(1)[0][0]
+    same = [g for g in Grid.split(region, resolution, grid.crs, anchor) if g.crs == grid.crs]
+    moved = min(same, key=lambda g: abs(g.transform[2] - grid.transform[2]))
+    return Grid(moved.geobox, grid.region) if grid.region is not None else moved
+
+
+def _corner(item: pystac.Item, resolution: float) -> tuple[float, float] | None:
+    """Return the phase of an Item's pixel corners, where it states a transform of this resolution."""
+    transforms = [item.properties.get("proj:transform")]
+    transforms += [asset.extra_fields.get("proj:transform") for asset in item.assets.values()]
+    for t in transforms:
+        if t and len(t) >= 6 and abs(abs(t[0]) - resolution) < 1e-9 and not t[1]:
+            return round(t[2] % resolution, 6), round(t[5] % resolution, 6)
+    return None
+
+
+def _prepare(
+    recipe: Recipe,
+    kernel: Kernel,
+    grid: Grid,
+    found: Sequence[SearchResult],
+    folder: Path,
+    bands: Sequence[str] | None,
+    only: Literal["cog", "zarr"] | None,
+    fresh: bool,
+    wishes: Mapping[str, Any],
+) -> PreparedRun:
+    from tilewright.api import item_id, make_settings
+    from tilewright.pipeline.cube_source import CubeSource
+    from tilewright.pipeline.job import prepare
+    from tilewright.pipeline.run import Request
+
+    items = tuple(item for result in found for item in result.items)
+    composite = recipe.composite
+    periods: Any = [list(result.items) for result in found] if recipe.periods or composite else items
+    spec = next(iter(kernel.spec.inputs.values()))
+    named = bands or recipe.bands or (spec.bands if isinstance(spec.bands, tuple) else None)
+    source = CubeSource(
+        periods,
+        grid,
+        bands=named,
+        reader=recipe.cube.reader,
+        groupby=recipe.cube.groupby,
+        mask=None if recipe.cube.mask == "none" else recipe.cube.mask,
+        resampling=recipe.cube.resampling,
+        composite=_composite(recipe),
+        offsets=recipe.cube.offsets,
+        nodata=recipe.cube.nodata,
+        on_error=wishes.get("on_error", recipe.run.on_error),
+        signer=_signer(found),
+        name=next(iter(kernel.spec.inputs)),
+    )
+    chosen = {k: v for k, v in recipe.run.model_dump().items() if v is not None} | dict(wishes)
+    job = prepare(kernel, source, make_settings(**chosen))
+    request = Request(
+        folder,
+        recipe.name,
+        only=only or recipe.outputs.only,
+        fresh=fresh,
+        extra={
+            "recipe": recipe.model_dump(mode="json"),
+            "dropped": [str(d) for r in found for d in r.dropped],
+        },
+        item_id=item_id(f"{recipe.name}-{_stamp(job)}"),
+        items=items,
+    )
+    return PreparedRun(recipe, job, request, items, tuple(found))
+
+
+def _composite(recipe: Recipe) -> Any:
+    from tilewright.pipeline.composite import Composite
+
+    if recipe.composite is None:
+        return Composite() if recipe.periods else None
+    q = recipe.composite.percentile if recipe.composite.method == "percentile" else None
+    return Composite(recipe.composite.method, q)
+
+
+def _signer(found: Sequence[SearchResult]) -> Any:
+    from tilewright.catalogs.endpoints import endpoint
+    from tilewright.catalogs.signing import signer_for
+
+    return signer_for(endpoint(found[0].searched.url))
+
+
+def _stamp(job: Job) -> str:
+    """Name a result by its last date and its grid: the same request has the same name, another place another."""
+    from tilewright.pipeline.ledger import fingerprint_digest
+
+    times = [t for layer in job.source.layers.values() for t in layer.times if t is not None]
+    day = str(max(times))[:10].replace("-", "") if times else "undated"
+    return f"{day}-{fingerprint_digest(job.fingerprint['grid'])[:8]}"
