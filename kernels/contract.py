@@ -96,7 +96,7 @@ class InputSpec(_Described):
     def _consistent(self) -> InputSpec:
         low, high = self.date_range
         if not 1 <= low <= high:
-            raise ValueError(f"dates {self.dates!r}: give a number or a range such as '9-20'")  # noqa: TRY004
+            raise ValueError(f"dates {self.dates!r}: give a number or a range such as '9-20'")
         if self.bands == 0 or self.bands == ():
             raise ValueError("an input has at least one band")
         if (self.mean is None) != (self.std is None):
@@ -269,7 +269,8 @@ class KernelSpec(_Described):
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """Return the first finding of a pydantic error as one line, with the nearest name for an unknown key."""
-    first = error.errors()[0]
+    found = error.errors()
+    first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         return f"{path}: {first['msg']}" if path else str(first["msg"])

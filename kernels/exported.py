@@ -52,10 +52,11 @@ def load_exported(path: Path) -> Kernel:
         keys.pop("file", None)
     else:
         keys = _read_description(path.read_text(), str(path))
-        model = path.with_name(str(keys.pop("file", path.with_suffix(".pt2").name)))
-        if model.parent != path.parent or not model.is_file():
+        named = str(keys.pop("file", path.with_suffix(".pt2").name))
+        model = path.parent / named
+        if Path(named).name != named or not model.is_file():
             raise KernelError(
-                f"the exported model {model.name!r} is not beside it",
+                f"the exported model {named!r} is not beside it",
                 place=str(path),
                 remedy="name it by the key file",
             )

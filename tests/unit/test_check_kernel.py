@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -17,9 +17,11 @@ from networks import (
 from torch import nn
 
 from tilewright.errors import KernelError
-from tilewright.kernels.contract import Kernel
 from tilewright.kernels.user import kernel
 from tilewright.testing import Report, check_kernel, receptive_radius
+
+if TYPE_CHECKING:
+    from tilewright.kernels.contract import Kernel
 
 F = nn.functional
 VALUE = {"y": {"kind": "value"}}

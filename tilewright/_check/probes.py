@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .bench import TOLERANCE, Bench, differs, relative, spread
+from .bench import TOLERANCE, Bench, Rasters, differs, relative, spread
 from .rules import context_layers
 
 if TYPE_CHECKING:
@@ -60,8 +60,10 @@ class Reaches:
 
     @property
     def bound(self) -> Reach:
-        """The reach to trust: that of any bit, widened by NaN where that one ends inside the tile."""
-        return self.nan if not self.nan.edge and self.nan.pixels >= self.exact.pixels else self.exact
+        """The reach to trust: that of any bit, or of what is not rounding where rounding goes everywhere (FFT),
+        widened by NaN where that one ends inside the tile."""
+        felt = self.material if self.exact.edge and not self.material.edge else self.exact
+        return self.nan if not self.nan.edge and self.nan.pixels >= felt.pixels and not felt.edge else felt
 
 
 def _nothing() -> Reach:
@@ -91,23 +93,30 @@ def _probe(
     positions = [start + round(i * (phases - 1) / max(1, count - 1)) for i in range(count)]
     base = bench.pixels(1, seed=20 + seed)
     fresh = bench.pixels(1, seed=40 + seed, amplitude=20.0 if kind == "large" else 1.0)
-    changed = {n: x.repeat(count + 1, 1, 1, 1, 1) for n, x in base.items()}
+    still = {n: x.repeat(count, 1, 1, 1, 1) for n, x in base.items()}
+    changed = {n: x.clone() for n, x in still.items()}
     for n, x in changed.items():
         for i, at in enumerate(positions):
             line = x[i].select(-2 + axis, at)
             line.copy_(
                 fresh[n][0].select(-2 + axis, at) if kind != "nan" else torch.full_like(line, math.nan)
             )
-    if together:
-        outputs = bench.run(changed)
-    else:
-        runs = [bench.run({n: x[i : i + 1] for n, x in changed.items()}) for i in range(count + 1)]
-        outputs = {n: torch.cat([r[n] for r in runs]) for n in runs[0]}
-    units = spread(outputs, bench.kernel)
-    for name, y in outputs.items():
-        still = y[-1]
+    # The unchanged tiles run in the same batch and place: the last bits may depend on both.
+    before, after = _run(bench, still, together), _run(bench, changed, together)
+    for name, y in after.items():
+        unit = max(spread(o, bench.kernel)[name] for o in (before, after))
         for i, at in enumerate(positions):
-            _record(bench, found, axis, at, y[i], still, units[name], kind)
+            _record(bench, found, axis, at, y[i], before[name][i], unit, kind)
+
+
+def _run(bench: Bench, inputs: Rasters, together: bool) -> dict[str, Tensor]:
+    import torch
+
+    if together:
+        return bench.run(inputs)
+    count = next(iter(inputs.values())).shape[0]
+    runs = [bench.run({n: x[i : i + 1] for n, x in inputs.items()}) for i in range(count)]
+    return {n: torch.cat([r[n] for r in runs]) for n in runs[0]}
 
 
 def _record(
