@@ -125,7 +125,7 @@ def _program(program: ExportedProgram, sha256: str) -> Any:
             """Return the program: it was exported in the mode it has."""
             return self
 
-        def to(self, device: Any) -> Any:
+        def to(self, device: Any) -> Any:  # type: ignore[override]
             """Return the program, which runs on ``device`` from now on; constants in its graph move as well."""
             from torch.export.passes import move_to_device_pass
 

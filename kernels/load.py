@@ -171,7 +171,7 @@ def _module(head: str, place: str) -> ModuleType:
 
 def _module_of_file(path: Path, place: str) -> ModuleType:
     """Import a file under a name of its own; its functions travel to workers by value, not by that name."""
-    import cloudpickle
+    import cloudpickle  # type: ignore[import-untyped]
 
     path = path.expanduser().resolve()
     if not path.is_file():

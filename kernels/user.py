@@ -111,7 +111,12 @@ def kernel(
         described = {"name": name or own, "description": _summary(target), **keys}
         spec = KernelSpec.parse(described, place=f"kernel {name or own}")
         if inspect.isclass(target):
-            return Kernel(spec, ModuleClass(target, options or {}), fit, options=options or {})
+            return Kernel(
+                spec,
+                ModuleClass(cast("Callable[..., nn.Module]", target), options or {}),
+                fit,
+                options=options or {},
+            )
         if options:
             raise KernelError("options are for a module class", place=spec.name)
         return Kernel(spec, Held(target), fit)
@@ -128,7 +133,7 @@ def _summary(target: Any) -> str:
 def with_weights(made: Kernel, weights: Weights | None, options: Mapping[str, Any]) -> Kernel:
     """Return ``made`` with other weights and constructor options; raises `KernelError` where it takes none."""
     build = made.build
-    sources = {"weights": weights.source, "weights_sha256": weights.sha256} if weights else {}
+    sources: dict[str, Any] = {"weights": weights.source, "weights_sha256": weights.sha256} if weights else {}
     if isinstance(build, ModuleClass):
         merged = {**build.options, **options}
         return replace(made, build=replace(build, options=merged, weights=weights), options=merged, **sources)

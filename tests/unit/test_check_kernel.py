@@ -370,3 +370,10 @@ def test_receptive_radius(made: Kernel, expected: int | None) -> None:
 
 def test_receptive_radius_of_the_unet() -> None:
     assert receptive_radius(unet_kernel(0)) == SMALL_UNET_RADIUS
+
+
+def test_a_fixed_tile_too_small_to_see_the_radius_is_said() -> None:
+    report = check_kernel(make(gaussian33, 1, 16, tile=24))
+    assert report.ok
+    assert report.radius is None
+    assert "too small" in next(report.of("radius")).message

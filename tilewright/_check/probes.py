@@ -178,6 +178,11 @@ def check_radius(bench: Bench, found: Reaches) -> None:
             "radius", "note", f"NaN spreads {bound.pixels} px, beyond the radius of {declared}: taps of weight zero,"
             " or influence too small to see", measured=bound.pixels,
         )  # fmt: skip
+    elif bound.edge and declared > 0:
+        bench.note(
+            "radius", "note", f"a tile of {bench.tile} px is too small to see the radius of {declared} end",
+            remedy="check with a larger tile, if the kernel takes one",
+        )  # fmt: skip
     elif bound.pixels < declared and not bound.edge:
         bench.note(
             "radius", "note", f"declared {declared}, but no influence beyond {bound.pixels} px was found",
