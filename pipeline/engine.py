@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilewright.errors import KernelError
+from tilewright.errors import GridError, KernelError
 
 from .forward import Counters, Forward, Sample
 from .job import used
@@ -25,6 +25,8 @@ from .stitch import Accumulator, Margins, Seam
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from tilewright.kernels.contract import OutputSpec
 
     from .grid import Shard, Tile
     from .job import Job
@@ -64,7 +66,7 @@ class _Open:
     seconds_read: float
     tiles: int = 0
     needed: int = 0
-    planes: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    cores: dict[str, tuple[NDArray[Any], NDArray[np.bool_]]] = field(default_factory=dict)
     sums: dict[str, Accumulator] = field(default_factory=dict)
 
 
@@ -91,6 +93,7 @@ class Engine:
             if job.blends and spec.range is not None
         }
         self._margins: dict[tuple[int, int], list[tuple[str, Margins]]] = {}
+        self._begun: set[tuple[int, int]] = set()
 
     @property
     def counters(self) -> Counters:
@@ -166,6 +169,7 @@ class Engine:
         self, shard: Shard, own: list[Tile], foreign: list[Tile], block: Block | None, seconds: float
     ) -> _Open:
         spec = self.job.kernel.spec
+        self._check_order(shard)
         reasons = shard_reasons(self.job, shard, block)
         state = _Open(shard, reasons, 0, block.bytes_read if block else 0, seconds)
         if self.job.blends and spec.mapping == "map_pixels":
@@ -176,6 +180,18 @@ class Engine:
                     shard, self.job.grid.shape, self.job.tiling, spec.scale, channels, span
                 )
         return state
+
+    def _check_order(self, shard: Shard) -> None:
+        """Refuse a shard whose neighbours are still to come: their margins would be lost."""
+        i, j = shard.index
+        late = {(i - 1, j - 1), (i - 1, j), (i, j - 1)} & (self._ours - self._begun)
+        if self.job.blends and late:
+            raise GridError(
+                f"shard {shard.name} came before its neighbour {'.'.join(map(str, min(late)))}",
+                place="engine",
+                remedy="run shards in row-major order when blending",
+            )
+        self._begun.add(shard.index)
 
     def _infer(self, samples: list[Sample]) -> None:
         for sample, outputs in self.forward.run(samples):
@@ -201,9 +217,12 @@ class Engine:
             state.sums[name].add(tile, values, valid, foreign=foreign)
             return
         window = state.shard.window.times(scale)
-        if name not in state.planes:
-            state.planes[name] = np.full((values.shape[0], *window.shape), np.nan, dtype=np.float32)
-        state.planes[name][:, *tile.gives.times(scale).slices(window)] = values
+        output = self.job.kernel.spec.outputs[name]
+        stored, done = state.cores.setdefault(name, _empty(output, window.shape))
+        at = tile.gives.times(scale).slices(window)
+        ready = state.reasons[name][tile.gives.slices(state.shard.window)] == Reason.VALID
+        # A core is final at once: a hundred planes of class scores live for one batch, not for a shard.
+        stored[:, *at], done[at] = reduce_output(name, output, values, _repeat(ready, scale))
 
     def _close(self, state: _Open) -> ShardResult:
         spec, scale = self.job.kernel.spec, self.job.kernel.spec.scale
@@ -213,16 +232,12 @@ class Engine:
         self._exchange(state)
         for name, output in spec.outputs.items():
             reason = _repeat(state.reasons[name], scale)
-            ready = reason == Reason.VALID
             if name in state.sums:
                 values, filled = state.sums[name].result(self.seams[name])
                 self._count_clipped(name, state.sums[name].clipped)
-                ready &= filled
+                arrays[name], ok = reduce_output(name, output, values, filled & (reason == Reason.VALID))
             else:
-                shape = (max(output.forward_channels), *window.shape)
-                values = state.planes.pop(name, None)  # type: ignore[assignment]
-                values = np.full(shape, np.nan, dtype=np.float32) if values is None else values
-            arrays[name], ok = reduce_output(name, output, values, ready)
+                arrays[name], ok = state.cores.pop(name, None) or _empty(output, window.shape)
             reason = np.where(ok, np.uint8(Reason.VALID), np.maximum(reason, np.uint8(Reason.NODATA)))
             best = np.minimum(best, reason)
         return ShardResult(
@@ -283,6 +298,12 @@ def read_ahead[T, R](items: Iterable[T], read: Callable[[T], R], depth: int = 1)
         finally:
             for future in ahead:
                 future.cancel()
+
+
+def _empty(output: OutputSpec, shape: tuple[int, int]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return stored values ``[C, rows, columns]`` of nodata alone, and that no pixel has a value."""
+    stored = np.full((output.band_count, *shape), output.stored_nodata, dtype=output.stored_dtype)
+    return stored, np.zeros(shape, dtype=bool)
 
 
 def _union(a: Any, b: Any) -> Any:

@@ -37,7 +37,7 @@ class Memory:
     forward: int
     """Activations of one batch."""
     stitching: int
-    """Shards being put together (as many as a batch spans): sums and margins when blending, planes when cutting."""
+    """Shards being put together (as many as a batch spans): sums and margins if blended, stored values if cut."""
     shard: int
     """Finished shards: being written, waiting, and encoded."""
     overviews: int
@@ -70,14 +70,14 @@ def projected_memory(job: Job, forward: int, reserved: int) -> Memory:
     rasters = [o for o in spec.outputs.values() if o.is_raster]
     channels = sum(max(o.forward_channels) for o in rasters)
     pixels = height * width * scale**2
+    stored = sum(o.band_count * np.dtype(o.stored_dtype).itemsize for o in rasters) + 1
     opened = 1 + math.ceil(n / max(1, (tiling.shard // tiling.core) ** 2))  # a batch may span small shards
     if job.blends:
         reach = (height + tiling.overlap) * (width + tiling.overlap) * scale**2
         margin = cols * tiling.overlap * scale**2
         stitching = (opened * reach + margin) * (3 * channels + len(rasters)) * 4 + pixels * 8 * 2
     else:
-        stitching = opened * pixels * channels * 4
-    stored = sum(o.band_count * np.dtype(o.stored_dtype).itemsize for o in rasters) + 1
+        stitching = opened * pixels * stored
     return Memory(
         reserved=reserved,
         gdal_cache=GDAL_CACHE,

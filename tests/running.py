@@ -31,8 +31,8 @@ def make_kernel(function: Any, *, bands: Any = 1, dates: Any = 1, **keys: Any) -
 
 
 def job_of(kernel: Kernel, source: Any, **wishes: Any) -> Job:
-    """Prepare a job on the CPU with two threads."""
-    return prepare(kernel, source, Settings(**{"device": "cpu", "threads": 2, **wishes}))
+    """Prepare a job on the CPU with one thread: tests run beside others."""
+    return prepare(kernel, source, Settings(**{"device": "cpu", "threads": 1, **wishes}))
 
 
 def shards_of(job: Job) -> list[Shard]:
