@@ -275,6 +275,8 @@ def _copy_to_cog(vrt: Path, target: Path, store: ResultStore, name: str, threads
     labels = spec is None or spec.kind == "class"
     options = {
         # DEFLATE is read by everything that reads TIFF; ZSTD is missing in many desktop and browser builds.
+        # Level 6, measured on 4,096 px: smooth labels 0.30 s at ratio 0.057 (level 4: 0.11 s, 0.075; level 9:
+        # 4.1 s, 0.050; ZSTD 9: 0.41 s, 0.057), noisy scores 1.7 s at 0.794 (level 4: 1.2 s, 0.799; 9: 9.3 s).
         "COMPRESS": "DEFLATE",
         "LEVEL": "6",
         # Neighbouring labels have no small differences, so a predictor only costs.
