@@ -37,8 +37,9 @@ STATUS = (
 """Codes 0 to 4 of the product layer GEN-DIST-STATUS-ACQ. One date gives 0, 1 and 4; 2 and 3 need a history of
 products."""
 
-TV_REACH = RadiusAt(eps=1e-2, px=63)
-"""How far total-variation despeckling carries a change; see docs/kernels/dist-s1.md for the measurement."""
+TV_REACH = 24
+"""Pixels after which total-variation despeckling carries a change no further than 5e-5 dB; measured, see
+docs/kernels/dist-s1.md. It iterates over the whole image, so there is no exact radius."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Architecture:
         return (self.side // self.patch) ** 2
 
 
-_STACK = {
+_SHIPPED = {
     "transformer_optimized": (
         (10, 16, 8, 128, 16, 2, 384),
         "0705e75189efa6d263776db09c42e919108ef63799539e3fd43bc2afea96aa8a",
@@ -106,7 +107,7 @@ _STACK = {
         "ee55a47c1e4b1bedad39ce360002a3f78e4682c7740c4adf2134ca1d4a551c8e",
     ),
 }
-MODELS = {name: Architecture(*sizes, sha256=sha256) for name, (sizes, sha256) in _STACK.items()}
+MODELS = {name: Architecture(*sizes, sha256=sha256) for name, (sizes, sha256) in _SHIPPED.items()}
 """The pretrained models by the names of the package."""
 
 
@@ -152,7 +153,9 @@ def _check(model: str, stride: int, low: float, high: float, max_nodata: float, 
             remedy=f"use 1 to {side}",
         )
     if not 0 < low <= high:
-        raise KernelError(f"thresholds low={low:g}, high={high:g}", place=_PLACE, remedy="use 0 < low <= high")
+        raise KernelError(
+            f"thresholds low={low:g}, high={high:g}", place=_PLACE, remedy="use 0 < low <= high"
+        )
     if not 0 <= max_nodata <= 1:
         raise KernelError(f"max_nodata={max_nodata:g} is no share", place=_PLACE, remedy="use 0 to 1")
     if not 0 < fill < 1:
@@ -271,7 +274,7 @@ def dist_s1(
     }
     reach: dict[str, Any] = {"radius": arch.side - 1}
     if despeckle == "tv":
-        reach = {"radius": None, "radius_at": TV_REACH}
+        reach = {"radius": None, "radius_at": RadiusAt(eps=1e-3, px=arch.side - 1 + TV_REACH)}
         _need_skimage()
     spec = KernelSpec(
         name=_PLACE,
@@ -282,7 +285,7 @@ def dist_s1(
                 dates=f"2-{arch.context + 1}", bands=names, units="gamma0 power", fill=fill, resolution=30
             )
         },
-        outputs=_outputs(names, parameters, "own" if missing == "fill" else "all"),
+        outputs=_outputs(names, parameters, "own" if missing == "fill" or max_nodata < 1 else "all"),
         **reach,
         stride=stride,
         boundary="reflect",

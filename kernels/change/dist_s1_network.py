@@ -6,11 +6,14 @@ names and shapes of the published weights, which load key by key.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from tilewright.errors import KernelError
 
 if TYPE_CHECKING:
     from .dist_s1 import Architecture
@@ -18,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["DistS1Forward", "DistS1Network", "average_windows", "despeckle_tv", "logit"]
 
 TOKENS_A_CHUNK = 8192
-"""Tokens that go through the network at once. A chunk always has the same number of windows, the last one
-padded, so memory does not depend on the tile and bits not on the batch."""
+"""Most tokens that go through the network at once, so that its memory does not depend on the tile. The windows
+of a tile are dealt into chunks of one size, the last one padded, so bits do not depend on the batch."""
 
 LEAST, MOST = 1e-7, 1.0 - 2.0**-23
 """Power is clipped to these before the logit; the upper one is the second largest float32 below 1, where the
@@ -153,7 +156,8 @@ def average_windows(
     weight = stack.new_ones(rows, columns) if usable is None else usable.to(stack)
     total = stack.new_zeros(5, height, width)
     waiting, row = stack.new_zeros(0, 4, side, side), 0
-    size = max(1, TOKENS_A_CHUNK // (stack.shape[0] * network.arch.patches))
+    limit = max(1, TOKENS_A_CHUNK // (stack.shape[0] * network.arch.patches))
+    size = math.ceil(rows * columns / math.ceil(rows * columns / limit))
     order = torch.arange(rows * columns, device=stack.device)
     for part in order.split(size):
         padded = functional.pad(part, (0, size - len(part)), value=int(part[-1]))
@@ -193,6 +197,17 @@ def despeckle_tv(power: Tensor, valid: Tensor) -> Tensor:
     return torch.pow(10.0, result / 10)
 
 
+def _refuse_decibels(rtc: Tensor, valid: Tensor) -> None:
+    """Thermal noise is subtracted from gamma0, so values a little below zero are real; below -1 they are not."""
+    least = float(torch.where(valid, rtc, 0.0).amin())
+    if least < -1:
+        raise KernelError(
+            f"input rtc holds {least:.3g}, which is no linear power",
+            place="dist-s1",
+            remedy="give gamma0 in linear power, not in dB",
+        )
+
+
 class DistS1Forward(nn.Module):
     """The kernel's forward: a stack of power to the metric and what else was asked for.
 
@@ -227,7 +242,8 @@ class DistS1Forward(nn.Module):
 
     def forward(self, rtc: Tensor, valid: Tensor) -> dict[str, Tensor]:
         """``rtc [N, T, 2, H, W]`` power, ``valid [N, T, 1, H, W]`` -> name -> ``[N, C, H, W]`` float32."""
-        with torch.autocast(rtc.device.type, enabled=False):  # the logit and the sums stay in float32
+        _refuse_decibels(rtc, valid)
+        with torch.autocast(rtc.device.type, enabled=False):  # a logit near 0 or 1 needs float32
             if self.despeckle == "tv":
                 rtc = torch.where(valid, despeckle_tv(rtc, valid), self.fill)
             logits = logit(rtc.float())
@@ -236,9 +252,8 @@ class DistS1Forward(nn.Module):
         sigma = torch.exp(torch.stack([pair[1] for pair in pairs]) / 2)
         metric = ((logits[:, -1] - mean).abs() / sigma).amax(dim=1, keepdim=True)
         outputs = {"metric": metric, "disturbance": self._status(metric), "mean": mean, "sigma": sigma}
-        if self.missing == "fill":
-            outputs = {name: torch.where(valid[:, -1], x, torch.nan) for name, x in outputs.items()}
-        return outputs
+        has_result = valid[:, -1] if self.missing == "fill" else valid.all(dim=1)
+        return {name: torch.where(has_result, x, torch.nan) for name, x in outputs.items()}
 
     def _normal(self, logits: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         usable = None
