@@ -45,6 +45,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def _is_header(record: Any) -> bool:
+    return isinstance(record, dict) and {"fingerprint", "layout", "depends_on"} <= record.keys()
+
+
 class Ledger:
     """The ledger of one output folder. Only the process that holds it writes."""
 
@@ -112,6 +116,12 @@ class Ledger:
                 try:
                     record = json.loads(line)
                 except ValueError:
+                    record = None
+                if header is None and not _is_header(record):
+                    raise ResumeError(
+                        "is no ledger of tilewright", place=str(path), remedy="use another --out folder"
+                    )
+                if not isinstance(record, dict):
                     break
                 length += len(line)
                 if header is None:
