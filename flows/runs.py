@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,7 @@ from tilewright.errors import GridError, InputError
 if TYPE_CHECKING:
     import pystac
 
+    from tilewright.catalogs.criteria import Searched
     from tilewright.catalogs.region import Region
     from tilewright.catalogs.search import SearchResult
     from tilewright.kernels.contract import Kernel
@@ -100,7 +102,6 @@ def run(
         **wishes,
     )
     for one in prepared:
-        write_items(one)
         report = run_job(one.job, one.request, progress)
         announce(one)
         reports.append(report)
@@ -136,7 +137,7 @@ def prepare_runs(
     runs = []
     for i, grid in enumerate(grids):
         folder = Path(out) if len(grids) == 1 else Path(out) / f"part-{i + 1}"
-        runs.append(_prepare(loaded, kernel, grid, found, folder, bands, only, fresh, wishes))
+        runs.append(_prepare(loaded, kernel, weights, grid, found, folder, bands, only, fresh, wishes))
     return runs
 
 
@@ -170,14 +171,12 @@ def find_items(recipe: Recipe, region: Region) -> tuple[SearchResult, ...]:
     )
 
 
-def write_items(prepared: PreparedRun) -> None:
-    """Write the snapshot of the exact Items into the run's folder, unless the same one stands there."""
+def write_items(folder: Path, items: Sequence[pystac.Item], searched: Searched) -> None:
+    """Write the snapshot of the exact Items into a run's folder, unless it stands there."""
     from tilewright.catalogs.snapshot import write_snapshot
 
-    path = prepared.request.out / SNAPSHOT
-    if prepared.request.fresh or not path.exists():
-        prepared.request.out.mkdir(parents=True, exist_ok=True)
-        write_snapshot(path, prepared.items, prepared.found[0].searched)
+    if not (folder / SNAPSHOT).exists():
+        write_snapshot(folder / SNAPSHOT, items, searched)
 
 
 def announce(prepared: PreparedRun) -> None:
@@ -276,6 +275,7 @@ def _corner(item: pystac.Item, resolution: float) -> tuple[float, float] | None:
 def _prepare(
     recipe: Recipe,
     kernel: Kernel,
+    weights: str | None,
     grid: Grid,
     found: Sequence[SearchResult],
     folder: Path,
@@ -309,6 +309,9 @@ def _prepare(
         signer=_signer(found),
         name=next(iter(kernel.spec.inputs)),
     )
+    if named is None:  # a kernel for any bands, and nobody names them: those that all Items have
+        (layer,) = source.layers.values()
+        kernel = _kernel(recipe, weights, layer.bands)
     chosen = {k: v for k, v in recipe.run.model_dump().items() if v is not None} | dict(wishes)
     job = prepare(kernel, source, make_settings(**chosen))
     request = Request(
@@ -322,6 +325,7 @@ def _prepare(
         },
         item_id=item_id(f"{recipe.name}-{_stamp(job)}"),
         items=items,
+        begin=partial(write_items, items=items, searched=found[0].searched),
     )
     return PreparedRun(recipe, job, request, items, tuple(found))
 

@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from typing import Any
 import yaml
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from tilewright.errors import KernelError, nearest_name
+from tilewright.errors import KernelError, TilewrightError, nearest_name
 
 from .contract import Kernel, KernelSpec
 from .user import ModuleClass, with_weights
@@ -163,10 +164,33 @@ def _module(head: str, place: str) -> ModuleType:
         raise KernelError(f"unknown kernel {place!r}", remedy=_unknown_remedy(place, list(_points(GROUP))))
     try:
         return importlib.import_module(head)
-    except ImportError as error:
-        missing = isinstance(error, ModuleNotFoundError) and head.startswith(str(error.name))
-        remedy = _unknown_remedy(place, list(_points(GROUP))) if missing else None
+    except ModuleNotFoundError as error:
+        missing = head.startswith(str(error.name))
+        remedy = _unknown_remedy(place, list(_points(GROUP))) if missing else "install what it needs"
         raise KernelError(f"cannot be imported: {error}", place=place, remedy=remedy) from error
+    except Exception as error:
+        _refuse(error, place)
+        raise
+
+
+def _refuse(error: BaseException, place: str, path: Path | None = None) -> None:
+    """Raise `KernelError` for what a stranger's module may raise on import, which is anything."""
+    if isinstance(error, TilewrightError) or not isinstance(error, Exception):
+        return
+    if isinstance(error, ImportError):
+        raise KernelError(
+            f"cannot be imported: {error}", place=place, remedy="install what it needs"
+        ) from error
+    if isinstance(error, SyntaxError):
+        raise KernelError(f"cannot be imported: {error}", place=place, remedy="repair the file") from error
+    last = traceback.extract_tb(error.__traceback__)
+    own = [f for f in last if path is None or Path(f.filename) == path] or last
+    where = f"{Path(own[-1].filename).name}, line {own[-1].lineno}"
+    raise KernelError(
+        f"its import raises {type(error).__name__}: {error} ({where})",
+        place=place,
+        remedy="repair the module",
+    ) from error
 
 
 def _module_of_file(path: Path, place: str) -> ModuleType:
@@ -187,11 +211,9 @@ def _module_of_file(path: Path, place: str) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError) as error:
+    except BaseException as error:
         del sys.modules[name]
-        raise KernelError(f"cannot be imported: {error}", place=place) from error
-    except BaseException:
-        del sys.modules[name]
+        _refuse(error, place, path)
         raise
     cloudpickle.register_pickle_by_value(module)
     return module

@@ -222,7 +222,16 @@ def _read_torch(weights: Weights) -> Any:
 
     try:
         return torch.load(weights.path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    # IndexError and AttributeError come of bytes that happen to be opcodes of a pickle, without its stack.
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+    ) as error:
         text = str(error)
         named = re.search(r"GLOBAL ([\w.]+)", text)
         if named or "TorchScript" in text or "Unsupported" in text:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -11,7 +12,10 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from tilewright.errors import KernelError, TilewrightError
+
 if TYPE_CHECKING:
+    from .forward import Forward, Sample
     from .job import Job
 
 __all__ = ["GDAL_CACHE", "Memory", "PeakMemory", "available_memory", "probe_forward", "projected_memory"]
@@ -115,6 +119,8 @@ def probe_forward(job: Job) -> tuple[int, float]:
 
     The real batch on the real allocator: convolution libraries hold operands in layouts of their own, which no
     count of tensors sees. The time is that of a second batch, unless the first one took over two seconds.
+
+    It is also the first call of the forward: raises `KernelError` that names the line where it fails.
     """
     from .forward import Forward, blank_samples
 
@@ -123,12 +129,32 @@ def probe_forward(job: Job) -> tuple[int, float]:
     with PeakMemory() as memory:
         for _ in range(2):
             started = perf_counter()
-            for _ in forward.run(samples):
-                pass
+            _run_once(job, forward, samples)
             seconds = perf_counter() - started
             if seconds > 2:
                 break
     return max(0, memory.peak - before), seconds
+
+
+def _run_once(job: Job, forward: Forward, samples: list[Sample]) -> None:
+    try:
+        for _ in forward.run(samples):
+            pass
+    except (TilewrightError, MemoryError):
+        raise
+    except Exception as error:  # a user's forward may raise anything
+        frames = traceback.extract_tb(error.__traceback__)
+        libraries = ("site-packages", "dist-packages")
+        own = [f for f in frames if not any(part in f.filename for part in libraries)][-1]
+        first = (str(error).strip().splitlines() or [""])[0]
+        full = "OutOfMemory" in type(error).__name__
+        raise KernelError(
+            f"its forward raises {type(error).__name__}: {first} ({Path(own.filename).name}, line {own.lineno})",
+            place=f"kernel {job.kernel.spec.name}",
+            remedy="use a smaller --batch or --tile"
+            if full
+            else "it was called with a batch of zeros; tilewright.testing.check_kernel finds such faults",
+        ) from error
 
 
 class PeakMemory:

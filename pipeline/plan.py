@@ -74,6 +74,7 @@ class Plan:
     def check(self) -> None:
         """Raise `PlanError` where the run would not fit, with the largest term and what to turn."""
         if self.memory.total > self.memory_allowed:
+            floor = self.memory.reserved + self.memory.gdal_cache
             terms = {k: v for k, v in asdict(self.memory).items() if k not in ("reserved", "gdal_cache")}
             worst = max(terms, key=lambda k: terms[k])
             knob = {
@@ -84,6 +85,14 @@ class Plan:
                 "shard": "a smaller --shard",
                 "overviews": "a smaller --shard",
             }[worst]
+            if floor >= self.memory_allowed:
+                raise PlanError(
+                    f"the run would need {self.memory.total / 2**20:,.0f} MiB and may use"
+                    f" {self.memory_allowed / 2**20:,.0f} MiB; the libraries, the weights and GDAL's cache alone"
+                    f" take {floor / 2**20:,.0f} MiB",
+                    place="plan",
+                    remedy="allow more by --memory",
+                )
             raise PlanError(
                 f"the run would need {self.memory.total / 2**20:,.0f} MiB, of which {worst}"
                 f" {terms[worst] / 2**20:,.0f} MiB, and may use {self.memory_allowed / 2**20:,.0f} MiB",

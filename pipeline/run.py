@@ -12,7 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,6 +64,8 @@ class Request:
     """Id of the Item: letters, digits, ``.``, ``_`` and ``-``."""
     items: tuple[Any, ...] = ()
     """The pystac Items that the source was made of, for ``derived_from``."""
+    begin: Callable[[Path], Any] | None = None
+    """Called with the folder as soon as it is this run's: writes what belongs beside the result."""
 
 
 def execute(job: Job, request: Request, progress: Progress | None = None) -> Report:
@@ -102,13 +104,15 @@ class Run:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             out, job = self.request.out, self.job
-            stack.enter_context(_locked(out, fresh=self.request.fresh))
             stack.enter_context(_gdal())
             stack.enter_context(self._memory)
             self.plan = make_plan(job)
-            self.plan.check()
+            self.plan.check()  # before the folder is made, or a former run removed from it
+            stack.enter_context(_locked(out, fresh=self.request.fresh))
             layout = {"shard": job.tiling.shard, "only": self.request.only}
             self.ledger = Ledger.open(out, job.fingerprint, layout)
+            if self.request.begin is not None:
+                self.request.begin(out)
             self.finished = Report.read(out)
             """The report of an earlier start that came to the end; nothing is left to do then."""
             self.reused = tuple(self.ledger.entries)
@@ -314,6 +318,7 @@ def _locked(out: Path, *, fresh: bool) -> Iterator[None]:
     """Hold the folder against a second process; with ``fresh`` remove what a former run left in it."""
     if out.exists() and not out.is_dir():
         raise InputError("is a file", place=str(out), remedy="name a folder by --out")
+    made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     handle = os.open(out / ".lock", os.O_CREAT | os.O_RDWR)
     try:
@@ -330,6 +335,9 @@ def _locked(out: Path, *, fresh: bool) -> Iterator[None]:
     finally:
         (out / ".lock").unlink(missing_ok=True)
         os.close(handle)
+        if made:
+            with suppress(OSError):  # a run that was refused leaves no empty folder
+                out.rmdir()
 
 
 def _clear(out: Path) -> None:

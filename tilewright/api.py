@@ -49,7 +49,7 @@ def bound_kernel(
     """Return a kernel, loaded by name where it is one.
 
     A kernel that works on any bands has an option ``bands``; unless the user sets it, it becomes ``bands``,
-    those of the source.
+    those of the source; empty ``bands`` leave the option as it is.
     """
     from tilewright.kernels.contract import Kernel
     from tilewright.kernels.load import kernel_entry, list_kernels, load_kernel
@@ -69,7 +69,7 @@ def bound_kernel(
         any_bands = entry.spec is not None and any(
             isinstance(i.bands, int) for i in entry.spec.inputs.values()
         )
-        if any_bands and "bands" in (entry.options or {}) and "bands" not in options:
+        if bands and any_bands and "bands" in (entry.options or {}) and "bands" not in options:
             options["bands"] = tuple(bands)
     return load_kernel(name, weights, **options)
 

@@ -34,6 +34,17 @@ app = typer.Typer(
 # typer brings a click of its own in some versions and uses the installed one in others.
 _ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DENIED = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
+
 RegionOption = Annotated[
     str | None, typer.Option(help="File (GeoJSON, GeoPackage, ...) or W,S,E,N in degrees.")
 ]
@@ -63,15 +74,21 @@ def main() -> NoReturn:
     except TilewrightError as error:
         _fail(str(error), 2 if _disk_is_full(error) else error.exit_code)
     except _ClickException as error:
-        _fail(error.format_message(), 2)
+        context = getattr(error, "ctx", None)
+        hint = f"; see {context.command_path} --help" if context is not None else ""
+        _fail(f"{error.format_message().rstrip('.')}{hint}", 2)
     except typer.Exit as error:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; finished shards are kept, the same command goes on", 130)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno in _FULL:
+            _fail(
+                f"{error.filename or 'output'}: the disk is full; free some space and repeat the command", 2
+            )
+        if error.errno not in _DENIED:
             raise
-        _fail(f"{error.filename or 'output'}: the disk is full; free some space and repeat the command", 2)
+        _fail(f"{error.filename or 'files'}: {error.strerror}; check the path and its permissions", 2)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -82,7 +99,7 @@ def _fail(message: str, status: int) -> NoReturn:
 
 def _disk_is_full(error: BaseException | None) -> bool:
     while error is not None:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno in _FULL:
             return True
         error = error.__cause__
     return False
