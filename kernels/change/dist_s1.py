@@ -164,11 +164,11 @@ def _check(model: str, stride: int, low: float, high: float, max_nodata: float, 
         )
 
 
-def _polarisations(bands: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in bands.split(","))
+def _pair(polarisations: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in polarisations.split(","))
     if len(names) != 2 or not all(names) or names[0] == names[1]:
         raise KernelError(
-            f"bands={bands!r}: the model takes two polarisations",
+            f"polarisations={polarisations!r}: the model takes two",
             place=_PLACE,
             remedy="name the co-polarised band first, such as vv,vh",
         )
@@ -213,7 +213,7 @@ def dist_s1(
     low: float = 2.5,
     high: float = 4.5,
     parameters: bool = False,
-    bands: str = "vv,vh",
+    polarisations: str = "vv,vh",
     missing: Literal["mask", "fill"] = "mask",
     max_nodata: float = 1.0,
     fill: float = 1e-7,
@@ -236,8 +236,8 @@ def dist_s1(
         Thresholds of the map ``disturbance``, as ``metric >= low``.
     parameters
         True gives the predicted ``mean`` and ``sigma``, too, in logits, one band a polarisation.
-    bands
-        The two polarisations, the co-polarised one first.
+    polarisations
+        Names of the two bands, the co-polarised one first.
     missing
         ``mask``: no result where any date is missing (as ``distmetrics``). ``fill``: only where the last
         date is missing; other gaps count as ``fill`` (as the operational product).
@@ -260,7 +260,7 @@ def dist_s1(
         file has another checksum or other tensors.
     """
     _check(model, stride, low, high, max_nodata, fill)
-    names = _polarisations(bands)
+    names = _pair(polarisations)
     arch = MODELS[model]
     own = None if weights is None else resolve_weights(weights)
     options = {
@@ -298,7 +298,7 @@ def dist_s1(
     return Kernel(
         spec=spec,
         build=build,
-        options={"model": model, "parameters": parameters, "bands": bands, **options},
+        options={"model": model, "parameters": parameters, "polarisations": polarisations, **options},
         weights=own.source if own else f"pkg://{_PACKAGE}/model_data/{model}/weights.pth",
         weights_sha256=own.sha256 if own else arch.sha256,
     )

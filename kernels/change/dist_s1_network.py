@@ -52,7 +52,7 @@ class _Attention(nn.Module):
         width = tokens.shape[-1]
         q = functional.linear(asking, self.in_proj_weight[:width], self.in_proj_bias[:width])
         k, v = functional.linear(tokens, self.in_proj_weight[width:], self.in_proj_bias[width:]).chunk(2, -1)
-        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
+        q, k, v = (x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in (q, k, v))
         mixed = functional.scaled_dot_product_attention(q, k, v)
         result: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return result
@@ -76,6 +76,19 @@ class _Layer(nn.Module):
         return result
 
 
+class _Encoder(nn.Module):
+    """The layers; the last one computes the last ``count`` tokens only."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_Layer(arch) for _ in range(arch.layers))
+
+    def forward(self, tokens: Tensor, count: int) -> Tensor:
+        for place, layer in enumerate(self.layers, start=1):
+            tokens = layer(tokens, count if place == len(self.layers) else tokens.shape[1])
+        return tokens
+
+
 class DistS1Network(nn.Module):
     """Predicts the next image from those before it: a normal distribution for every pixel and band.
 
@@ -94,8 +107,7 @@ class DistS1Network(nn.Module):
         self.spatial_pos_embed = nn.Parameter(torch.zeros(1, 1, arch.patches, arch.width))
         self.temporal_pos_embed = nn.Parameter(torch.zeros(1, arch.context, 1, arch.width))
         self.embedding = nn.Linear(values, arch.width)
-        layers = nn.ModuleList(_Layer(arch) for _ in range(arch.layers))
-        self.transformer_encoder = nn.ModuleDict({"layers": layers})
+        self.transformer_encoder = _Encoder(arch)
         self.mean_out = _head(arch, values)
         self.logvar_out = _head(arch, values)
 
@@ -104,10 +116,7 @@ class DistS1Network(nn.Module):
         arch, dates = self.arch, stack.shape[1]
         tokens = self.embedding(_to_patches(stack, arch.patch)) + self.spatial_pos_embed
         tokens = (tokens + self.temporal_pos_embed[:, arch.context - dates :]).flatten(1, 2)
-        layers = list(self.transformer_encoder["layers"])  # type: ignore[arg-type]
-        for layer in layers[:-1]:
-            tokens = layer(tokens, tokens.shape[1])
-        newest = layers[-1](tokens, arch.patches)
+        newest = self.transformer_encoder(tokens, arch.patches)
         return _to_image(self.mean_out(newest), arch.patch), _to_image(self.logvar_out(newest), arch.patch)
 
 
@@ -124,7 +133,7 @@ def _to_patches(stack: Tensor, patch: int) -> Tensor:
 def _to_image(values: Tensor, patch: int) -> Tensor:
     """``[B, patches, C * patch * patch]`` -> ``[B, C, H, W]`` of a square of patches."""
     across = int(values.shape[1] ** 0.5)
-    cells = values.unflatten(2, (-1, patch, patch)).unflatten(1, (across, across))
+    cells = values.reshape(len(values), across, across, -1, patch, patch)
     return cells.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
@@ -159,7 +168,7 @@ def average_windows(
     limit = max(1, TOKENS_A_CHUNK // (stack.shape[0] * network.arch.patches))
     size = math.ceil(rows * columns / math.ceil(rows * columns / limit))
     order = torch.arange(rows * columns, device=stack.device)
-    for part in order.split(size):
+    for part in torch.split(order, size):
         padded = functional.pad(part, (0, size - len(part)), value=int(part[-1]))
         chunk = windows[:, :, padded // columns, padded % columns].permute(2, 0, 1, 3, 4)
         predicted = torch.cat(network(chunk), dim=1)[: len(part)]
