@@ -162,6 +162,11 @@ class OutputSpec(_Described):
             raise ValueError(f"range {self.range} is empty")
         if self.kind in ("score", "value") and self.dtype not in (None, "float32") and self.range is None:
             raise ValueError("a value stored as integers needs a range")
+        limits = {"uint8": (0, 255), "uint16": (0, 65535), "int16": (-32768, 32767)}.get(self.dtype or "")
+        if self.kind in ("score", "value") and limits and self.nodata not in (None, *limits):
+            raise ValueError(
+                f"nodata {self.nodata:g} of a value stored as {self.dtype} is not {limits[0]} or {limits[1]}"
+            )
         return self
 
     @property

@@ -18,6 +18,7 @@ import numpy as np
 from tilewright.errors import GridError, KernelError
 
 from .forward import Counters, Forward, Sample
+from .grid import Window
 from .job import used
 from .reduce import combine_reasons, reduce_output
 from .source import Reason
@@ -87,11 +88,9 @@ class Engine:
         self.job = job
         self._ours = {s.index for s in shards}
         self.forward = Forward(job)
-        self.seams = {
-            name: Seam(*spec.range)
-            for name, spec in job.kernel.spec.outputs.items()
-            if job.blends and spec.range is not None
-        }
+        self.seams = _seams(job)
+        """Output -> differences between predictions of neighbouring tiles, for outputs that can have a seam."""
+        self._edges: dict[tuple[int, int, str], list[tuple[Window, NDArray[np.float32]]]] = {}
         self._margins: dict[tuple[int, int], list[tuple[str, Margins]]] = {}
         self._begun: set[tuple[int, int]] = set()
 
@@ -199,12 +198,13 @@ class Engine:
             state.waiting -= 1
             state.tiles += not foreign
             for name, values in outputs.items():
-                self._place(state, sample, name, self.forward.crop(sample, values), foreign)
+                self._place(state, sample, name, values, foreign)
 
     def _place(
-        self, state: _Open, sample: Sample, name: str, values: NDArray[np.float32], foreign: bool
+        self, state: _Open, sample: Sample, name: str, whole: NDArray[np.float32], foreign: bool
     ) -> None:
         scale, tile = self.job.kernel.spec.scale, sample.tile
+        values = self.forward.crop(sample, whole)
         if self.job.blends:
             inner = tile.gives.slices(tile.read)
             rule = self.job.kernel.spec.outputs[name].valid_rule
@@ -223,6 +223,38 @@ class Engine:
         ready = state.reasons[name][tile.gives.slices(state.shard.window)] == Reason.VALID
         # A core is final at once: a hundred planes of class scores live for one batch, not for a shard.
         stored[:, *at], done[at] = reduce_output(name, output, values, _repeat(ready, scale))
+        if name in self.seams:
+            self._compare_edges(tile, name, values, whole, done[at])
+
+    def _compare_edges(
+        self,
+        tile: Tile,
+        name: str,
+        values: NDArray[np.float32],
+        whole: NDArray[np.float32],
+        valid: NDArray[np.bool_],
+    ) -> None:
+        """Measure the seam of a cut: the first pixels of a core against what its neighbours before it gave there.
+
+        A tile leaves the row below and the column right of its core to the tiles that own them; in row-major
+        order those come later.
+        """
+        scale, (row, col) = self.job.kernel.spec.scale, tile.index
+        gives, read = tile.gives.times(scale), tile.read.times(scale)
+        for strip, given in self._edges.pop((row, col, name), []):
+            if (common := strip.overlap(gives)) is not None:
+                at = common.slices(gives)
+                there = given[:, *common.slices(strip)]
+                self.seams[name].add_differences((values[:, *at] - there)[:, valid[at]])
+        right = Window(gives.row0, gives.row1, gives.col1, gives.col1 + scale)
+        below = Window(gives.row1, gives.row1 + scale, gives.col0, gives.col1)
+        for target, strip in (((row, col + 1), right), ((row + 1, col), below)):
+            if read.contains(strip) and all(
+                k < self.job.tiling.count(n) for k, n in zip(target, self.job.grid.shape, strict=True)
+            ):
+                self._edges.setdefault((*target, name), []).append(
+                    (strip, whole[:, *strip.slices(read)].copy())
+                )
 
     def _close(self, state: _Open) -> ShardResult:
         spec, scale = self.job.kernel.spec, self.job.kernel.spec.scale
@@ -304,6 +336,15 @@ def _empty(output: OutputSpec, shape: tuple[int, int]) -> tuple[NDArray[Any], ND
     """Return stored values ``[C, rows, columns]`` of nodata alone, and that no pixel has a value."""
     stored = np.full((output.band_count, *shape), output.stored_nodata, dtype=output.stored_dtype)
     return stored, np.zeros(shape, dtype=bool)
+
+
+def _seams(job: Job) -> dict[str, Seam]:
+    """Return a measure for each output that can have a seam: blended, or cut without an exact radius."""
+    outputs = job.kernel.spec.outputs
+    if job.blends:
+        return {name: Seam(*spec.range) for name, spec in outputs.items() if spec.range is not None}
+    exact = job.kernel.spec.radius is not None
+    return {} if exact else {name: Seam() for name, spec in outputs.items() if spec.is_raster}
 
 
 def _union(a: Any, b: Any) -> Any:

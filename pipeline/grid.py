@@ -349,8 +349,8 @@ class Grid:
 
     @property
     def resolution(self) -> float:
-        """Pixel side in CRS units (of the columns, where the two differ)."""
-        return float(abs(self.geobox.affine.a) or abs(self.geobox.affine.b))
+        """Pixel side in CRS units, along the rows; also right for a rotated grid."""
+        return math.hypot(self.geobox.affine.a, self.geobox.affine.d)
 
     @cached_property
     def _prepared(self) -> shapely.Geometry | None:

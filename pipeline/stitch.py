@@ -101,26 +101,35 @@ class Margins:
 
 
 class Seam:
-    """Differences between the overlapping predictions of a run, in output units.
+    """Differences between two predictions of the same pixel by neighbouring tiles, in output units.
 
-    Counted in bins of 1/4096 of the range, so that merging does not depend on the order.
+    Counted in bins of an eighth of an octave, so that a scene of any size needs 1,024 numbers and the order
+    does not matter; reported to six digits.
     """
 
-    BINS = 4096
+    BINS = 1024
+    OCTAVE = 8
 
-    def __init__(self, low: float, high: float) -> None:
+    def __init__(self, low: float = 0.0, high: float = 1.0) -> None:
         self.span = high - low
-        self.counts = np.zeros(self.BINS + 1, dtype=np.int64)
-        self.total = 0
-        self.largest = 0
+        self.counts = np.zeros(self.BINS, dtype=np.int64)
+        self.total = 0.0
+        self.largest = 0.0
 
     def add(self, low: NDArray[np.int32], high: NDArray[np.int32]) -> None:
         """Add pixels that at least two tiles predicted: their smallest and largest quantised values."""
-        difference = high.astype(np.int64) - low
-        if difference.size:
-            self.counts += np.bincount((difference * self.BINS // QUANTUM).ravel(), minlength=self.BINS + 1)
-            self.total += int(difference.sum())
-            self.largest = max(self.largest, int(difference.max()))
+        self.add_differences((high.astype(np.int64) - low) * (self.span / QUANTUM))
+
+    def add_differences(self, differences: NDArray[np.floating]) -> None:
+        """Add absolute differences in output units; NaN is left out."""
+        found = np.abs(differences[np.isfinite(differences)]).astype(np.float64)
+        if found.size:
+            with np.errstate(divide="ignore"):
+                octaves = np.floor(np.log2(found) * self.OCTAVE) + self.BINS // 2
+            bins = octaves.clip(0, self.BINS - 1).astype(np.int64)
+            self.counts += np.bincount(bins, minlength=self.BINS)
+            self.total += float(found.sum())
+            self.largest = max(self.largest, float(found.max()))
 
     @property
     def pixels(self) -> int:
@@ -133,13 +142,11 @@ class Seam:
         if not pixels:
             return {"mean": 0.0, "p99": 0.0, "max": 0.0, "pixels": 0}
         place = int(np.searchsorted(np.cumsum(self.counts), 0.99 * pixels))
-        largest = self.largest / QUANTUM
-        return {
-            "mean": self.total / pixels / QUANTUM * self.span,
-            "p99": min((place + 1) / self.BINS, largest) * self.span,
-            "max": largest * self.span,
-            "pixels": pixels,
-        }
+        edge = 2.0 ** ((place + 1 - self.BINS // 2) / self.OCTAVE) if place else 0.0
+        mean, p99, largest = (
+            float(f"{v:.6g}") for v in (self.total / pixels, min(edge, self.largest), self.largest)
+        )
+        return {"mean": mean, "p99": p99, "max": largest, "pixels": pixels}
 
 
 class Accumulator:
