@@ -164,10 +164,13 @@ def _dtype(store: ResultStore, name: str) -> np.dtype[Any]:
 def _write_level(store: ResultStore, name: str, level: int, folder: Path) -> Path:
     """Write one level of the store as a tiled GeoTIFF without overviews."""
     import rasterio
+    from affine import Affine
     from rasterio.windows import Window as RasterWindow
 
     shape = store.shape(level)
     path = folder / f"{level}.tif"
+    # Nobody asks a level for its place, but GDAL warns of a raster without one.
+    transform = Affine(*level_transform(store.grid, level))
     block = _block_side(store.grid.shape)
     profile = {
         "driver": "GTiff",
@@ -182,6 +185,7 @@ def _write_level(store: ResultStore, name: str, level: int, folder: Path) -> Pat
         "zstd_level": 1,
         "bigtiff": "if_safer",
         "interleave": "band",
+        "transform": transform,
     }
     with rasterio.open(path, "w", **profile) as dataset:
         for window in _windows(shape):

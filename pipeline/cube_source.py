@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tilewright.catalogs.signing import Signer
 
-__all__ = ["CubeSource", "Failure"]
+__all__ = ["CubeDate", "CubeSource", "Failure"]
 
 _STACK_BYTES = 256 << 20
 """Bytes of all dates that a median or percentile holds at once; larger windows are made in strips."""
@@ -46,10 +46,15 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class _Date:
+class CubeDate:
+    """One date: a mosaic of its Items."""
+
     time: np.datetime64
+    """Acquisition (UTC) of the earliest Item."""
     cloud_cover: float
+    """Mean of the Items in percent; infinite where one states none."""
     items: tuple[ItemPlan, ...]
+    """The first valid one gives a pixel."""
 
 
 class CubeSource:
@@ -156,6 +161,25 @@ class CubeSource:
         return {self._name: Layer(self._bands, times, self._dtype, units.pop() if len(units) == 1 else None)}
 
     @property
+    def periods(self) -> tuple[tuple[CubeDate, ...], ...]:
+        """The periods, oldest first, each with its dates."""
+        return self._periods
+
+    @property
+    def composite(self) -> Composite | None:
+        """How the dates of a period become one; None where each period is a date."""
+        return self._composite
+
+    @property
+    def bands_reader(self) -> BandReader:
+        """What reads the files."""
+        return self._reader
+
+    def read_item(self, plan: ItemPlan, window: Window) -> Plane:
+        """Return what one Item has over ``window``, before any mosaic; see `harmonise.read_item`."""
+        return read_item(plan, self._reader, window, self._resampling, self._dtype)
+
+    @property
     def band_units(self) -> Mapping[str, str]:
         """Band -> physical units."""
         return dict(self._units)
@@ -186,7 +210,7 @@ class CubeSource:
             values[:, ~inside] = np.nan
         return values, codes
 
-    def _period(self, dates: tuple[_Date, ...], window: Window) -> Plane:
+    def _period(self, dates: tuple[CubeDate, ...], window: Window) -> Plane:
         if self._composite is None:
             return self._mosaic(dates[0], window)
         if self._composite.method == "least_cloudy":
@@ -216,16 +240,16 @@ class CubeSource:
             yield Window(start, stop, window.col0, window.col1)
             start = stop
 
-    def _mosaic(self, date: _Date, window: Window) -> Plane:
+    def _mosaic(self, date: CubeDate, window: Window) -> Plane:
         shape = (len(self._bands), *window.shape)
         return first_valid(self._items(date, window), shape, self._dtype, scenes=True)
 
-    def _items(self, date: _Date, window: Window) -> Iterator[Plane]:
+    def _items(self, date: CubeDate, window: Window) -> Iterator[Plane]:
         for plan in date.items:
             if not plan.touches(window):
                 continue
             try:
-                values, codes = read_item(plan, self._reader, window, self._resampling, self._dtype)
+                values, codes = self.read_item(plan, window)
             except ReadError as error:
                 if self._on_error == "raise":
                     raise
@@ -281,14 +305,14 @@ def _dates(
     mask: str | Collection[str | int] | None,
     offsets: Mapping[str, Sequence[float]] | None,
     nodata: Mapping[str, float] | None,
-) -> tuple[tuple[_Date, ...], ...]:
+) -> tuple[tuple[CubeDate, ...], ...]:
     longitude = _longitude(grid)
 
-    def date(group: ItemGroup) -> _Date:
+    def date(group: ItemGroup) -> CubeDate:
         plans = (
             plan_item(item, bands, grid, mask=mask, offsets=offsets, nodata=nodata) for item in group.items
         )
-        return _Date(group.time, group.cloud_cover, tuple(plans))
+        return CubeDate(group.time, group.cloud_cover, tuple(plans))
 
     grouped = [group_items(period, groupby, longitude) for period in periods]
     if composite is not None:
@@ -303,7 +327,7 @@ def _dates(
     return tuple((date(group),) for groups in grouped for group in groups)
 
 
-def _check_reach(periods: Sequence[Sequence[_Date]], grid: Grid) -> None:
+def _check_reach(periods: Sequence[Sequence[CubeDate]], grid: Grid) -> None:
     plans = [plan for period in periods for date in period for plan in date.items]
     if not any(plan.touches(grid.window) for plan in plans):
         raise InputError(

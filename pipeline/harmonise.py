@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from .grid import Grid, Window
 
-__all__ = ["ItemPlan", "MaskRule", "describe_plan", "item_reason", "plan_item", "read_item"]
+__all__ = ["ItemPlan", "MaskRule", "describe_plan", "item_reason", "plan_item", "read_item", "read_mask"]
 
 _SLACK = 0.1
 """Share of an Item's bbox by which it is widened before anything is concluded from it: catalogs round."""
@@ -218,6 +218,27 @@ def _apply_mask(rule: MaskRule, reader: BandReader, window: Window, codes: NDArr
     here = codes == Reason.VALID
     codes[here & validity.cloud & ~missing] = Reason.CLOUD
     codes[here & (missing | validity.nodata)] = Reason.NODATA
+
+
+def read_mask(plan: ItemPlan, reader: BandReader, window: Window) -> dict[str, Any] | None:
+    """Return value and meaning of the mask band at the first pixel of ``window``; None where nothing masks."""
+    from tilewright.catalogs.masks import QA_PIXEL_BITS, SCL_CLASSES
+
+    if plan.mask is None:
+        return None
+    pixel = reader.read(plan.mask.file, window, "nearest")[0, 0]
+    if np.isnan(pixel):
+        return {"band": plan.mask.kind, "value": None, "means": "no data"}
+    value = int(pixel)
+    if plan.mask.kind == "scl":
+        names = [name for name, code in SCL_CLASSES.items() if code == value]
+    elif plan.mask.kind == "qa_pixel":
+        names = [name for name, bit in QA_PIXEL_BITS.items() if value >> bit & 1]
+    else:
+        names = [
+            {0: "clear", 1: "shadow", 2: "layover", 3: "layover and shadow"}.get(value, "outside the swath")
+        ]
+    return {"band": plan.mask.kind, "value": value, "means": ", ".join(names) or "nothing known"}
 
 
 def describe_plan(plan: ItemPlan) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from .source import Block, Layer, Reason
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["RasterSource", "is_zarr", "raster_source"]
+__all__ = ["RasterSource", "input_files", "is_zarr", "raster_source"]
 
 
 class RasterSource:
@@ -62,7 +62,7 @@ class RasterSource:
             raise InputError("no input is given", place="inputs", remedy="name at least one raster")
         self._handles = Handles()
         self._dates = tuple(
-            tuple(inspect_file(href, self._handles) for href in _files_of(entry)) for entry in dates
+            tuple(inspect_file(href, self._handles) for href in input_files(entry)) for entry in dates
         )
         check_same_grid([file for date in self._dates for file in date])
         self._picks = tuple(_pick(date, bands) for date in self._dates)
@@ -220,7 +220,7 @@ def raster_source(
 
     One entry a date, oldest first; see `RasterSource` for ``bands`` and the errors.
     """
-    entries = [_files_of(entry) for entry in inputs]
+    entries = [input_files(entry) for entry in inputs]
     zarrs = [href for entry in entries for href in entry if is_zarr(href)]
     if not zarrs:
         return RasterSource(entries, bands=bands, name=name)
@@ -241,11 +241,12 @@ def is_zarr(href: str) -> bool:
     return is_local(href) and any((Path(href) / name).is_file() for name in ("zarr.json", ".zgroup"))
 
 
-def _files_of(entry: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
+def input_files(entry: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
+    """Return the files of one date: an entry may be a path, several joined by commas, or a sequence of them."""
     if isinstance(entry, Path):
         return (str(entry),)
     if not isinstance(entry, str):
-        return tuple(part for item in entry for part in _files_of(item))
+        return tuple(part for item in entry for part in input_files(item))
     if is_local(entry) and Path(entry).exists():
         return (entry,)
     # In a URL with a query a comma parts two files only where a path or another URL follows.

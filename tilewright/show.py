@@ -152,11 +152,17 @@ def print_kernel(entry: Any) -> None:
 
 
 def print_facts(facts: dict[str, Any]) -> None:
-    """Print nested facts as YAML."""
+    """Print nested facts as YAML, the innermost of them on one line."""
     import yaml
 
     console.print(
-        yaml.safe_dump(json.loads(json.dumps(facts, default=str)), sort_keys=False),
+        yaml.safe_dump(
+            json.loads(json.dumps(facts, default=str)),
+            sort_keys=False,
+            default_flow_style=None,
+            width=110,
+            allow_unicode=True,
+        ).rstrip(),
         highlight=False,
         markup=False,
     )
