@@ -21,7 +21,7 @@ from .source import Reason
 from .statistics import gather_statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import xarray as xr
     from numpy.typing import NDArray
@@ -96,44 +96,56 @@ def map_pixels(
 
 def lazy_dataset(job: Job) -> xr.Dataset:
     """Return the Dataset of a job; see `map_pixels`."""
-    import dask
-    import dask.array as da
     import xarray as xr
 
-    spec, scale, grid = job.kernel.spec, job.kernel.spec.scale, job.output_grid
-    token = uuid.uuid4().hex[:12]
-    holder = dask.delayed(_Opaque(job), name=f"tilewright-job-{token}", traverse=False)
-    statistics = None
-    if spec.statistics is not None:
-        statistics = dask.delayed(_statistics, pure=False)(
-            holder, dask_key_name=f"tilewright-statistics-{token}"
-        )
-    lattice: dict[tuple[int, int], Any] = {}
-    for shard in job.tiling.shards(job.grid.shape):
-        key = f"{spec.name}-{token}-{shard.name}"
-        lattice[shard.index] = dask.delayed(_shard, pure=False)(
-            holder, statistics, shard.index, dask_key_name=key
-        )
-    rows, cols = (1 + max(index[axis] for index in lattice) for axis in (0, 1))
-
-    def plane(name: str, bands: int, dtype: str) -> Any:
-        def block(i: int, j: int) -> Any:
-            window = job.tiling.shard_at(i, j, job.grid.shape).window.times(scale)
-            return da.from_delayed(lattice[i, j][name], (bands, *window.shape), dtype=dtype)
-
-        return da.block([[block(i, j) for j in range(cols)] for i in range(rows)])
-
+    spec, grid = job.kernel.spec, job.output_grid
+    plane = _planes(job)
     variables: dict[str, Any] = {}
     for name, output in spec.outputs.items():
-        data = plane(name, output.band_count, output.stored_dtype)
         dims = ("band", "y", "x") if output.band_count > 1 else ("y", "x")
-        variables[name] = (dims, data if output.band_count > 1 else data[0], attributes(output))
+        variables[name] = (dims, plane(name, output.band_count, output.stored_dtype), attributes(output))
     reason = {
         "flag_values": [int(r) for r in Reason],
         "flag_meanings": " ".join(r.name.lower() for r in Reason),
     }
-    variables["reason"] = (("y", "x"), plane("reason", 1, "uint8")[0], reason)
+    variables["reason"] = (("y", "x"), plane("reason", 1, "uint8"), reason)
     return on_grid(xr.Dataset(variables), grid)
+
+
+def _planes(job: Job) -> Callable[[str, int, str], Any]:
+    """Return a function from (output, bands, dtype) to its dask array: ``[rows, columns]`` where there is one band.
+
+    The graph is written out: one task a shard, one a shard and output that picks it, and the job once. Put
+    together by ``da.block`` it was three times as large, and a part of it kept the tasks of its neighbours.
+    """
+    import dask.array as da
+    from dask.highlevelgraph import HighLevelGraph
+
+    spec, scale, shape = job.kernel.spec, job.kernel.spec.scale, job.grid.shape
+    token = uuid.uuid4().hex[:12]
+    holder, statistics, shards = (f"tilewright-{kind}-{token}" for kind in ("job", "statistics", spec.name))
+    found = list(job.tiling.shards(shape))
+    layers: dict[str, Any] = {holder: {holder: _Opaque(job)}}
+    depends: dict[str, set[str]] = {holder: set(), shards: {holder}}
+    if spec.statistics is not None:
+        layers[statistics] = {statistics: (_statistics, holder)}
+        depends |= {statistics: {holder}, shards: {holder, statistics}}
+    numbers = statistics if spec.statistics is not None else None
+    layers[shards] = {(shards, *s.index): (_shard, holder, numbers, list(s.index)) for s in found}
+    rows = tuple(s.window.height * scale for s in found if s.index[1] == 0)
+    cols = tuple(s.window.width * scale for s in found if s.index[0] == 0)
+
+    def plane(name: str, bands: int, dtype: str) -> Any:
+        own = f"{name}-{token}"
+        if bands > 1:
+            picks = {(own, 0, *s.index): (_pick, (shards, *s.index), name) for s in found}
+        else:
+            picks = {(own, *s.index): (_pick_plane, (shards, *s.index), name) for s in found}
+        graph = HighLevelGraph({**layers, own: picks}, {**depends, own: {shards}})
+        chunks = ((bands,), rows, cols) if bands > 1 else (rows, cols)
+        return da.Array(graph, own, chunks, dtype=np.dtype(dtype))
+
+    return plane
 
 
 def on_grid(data: xr.Dataset, grid: Grid) -> xr.Dataset:
@@ -172,11 +184,18 @@ def _statistics(holder: _Opaque) -> dict[str, Any]:
     return gather_statistics(holder.job)
 
 
-def _shard(
-    holder: _Opaque, statistics: dict[str, Any] | None, index: tuple[int, int]
-) -> dict[str, NDArray[Any]]:
+def _shard(holder: _Opaque, statistics: dict[str, Any] | None, index: list[int]) -> dict[str, NDArray[Any]]:
     """Compute one shard; runs in a Dask task."""
     job = holder.job if statistics is None else holder.job.with_statistics(statistics)
-    shard = job.tiling.shard_at(*index, job.grid.shape)
+    shard = job.tiling.shard_at(index[0], index[1], job.grid.shape)
     (result,) = Engine(job, [shard]).run([shard])
     return {**result.arrays, "reason": result.reason[None]}
+
+
+def _pick(result: dict[str, NDArray[Any]], name: str) -> NDArray[Any]:
+    return result[name]
+
+
+def _pick_plane(result: dict[str, NDArray[Any]], name: str) -> NDArray[Any]:
+    plane: NDArray[Any] = result[name][0]
+    return plane
