@@ -180,7 +180,7 @@ def prepare(kernel: Kernel, source: Source, settings: Settings | None = None) ->
     spec = kernel.spec
     bindings = _bind(kernel, source)
     tiling = choose_tiling(spec, settings, source.grid.shape, bytes_per_pixel(source, bindings))
-    resolved = settings.resolve(spec, tiling.tile)
+    resolved = settings.resolve(spec, tiling, source.grid.shape)
     if tiling.taper:
         for name, output in spec.outputs.items():
             if output.is_raster:

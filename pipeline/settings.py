@@ -69,7 +69,7 @@ class Settings:
                     f"unknown {name} {getattr(self, name)!r}", place=f"--{name}", remedy=f"known: {names}"
                 )
 
-    def resolve(self, spec: KernelSpec, tile: int) -> Settings:
+    def resolve(self, spec: KernelSpec, tiling: Tiling, shape: tuple[int, int]) -> Settings:
         """Return the settings with every None but ``tile``, ``shard`` and ``memory`` decided.
 
         Nothing here depends on the number of workers, so their number can not change a bit of the result.
@@ -80,7 +80,8 @@ class Settings:
                 f"kernel {spec.name} does not allow {self.precision}", place="--precision", remedy="use fp32"
             )
         pixels = (1 << 20) * (4 if device != "cpu" else 1)
-        batch = self.batch or max(1, min(32, pixels // tile**2))
+        tiles = math.prod(tiling.count(length) for length in shape)
+        batch = self.batch or max(1, min(32, pixels // tiling.tile**2, tiles))
         return replace(
             self,
             stitch=self.stitch or ("blend" if spec.radius is None and spec.radius_at is None else "cut"),
