@@ -14,7 +14,6 @@ from tilewright.errors import InputError, nearest_name
 
 from .array_grid import array_geobox
 from .grid import Grid, Window
-from .handles import is_local
 from .raster_files import canonical_bands, check_nodata, grid_difference
 from .source import Block, Layer
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from odc.geo.geobox import GeoBox
 
-__all__ = ["DataArraySource", "zarr_source"]
+__all__ = ["ArrayCube", "DataArraySource", "Stack", "cube_of", "stack_cubes"]
 
 _READ_THREADS = 4
 """Threads in which dask computes the chunks of one window."""
@@ -32,7 +31,7 @@ _BAND_DIMS = ("band", "bands", "variable")
 
 
 @dataclass(frozen=True, eq=False)
-class _Cube:
+class ArrayCube:
     """A DataArray in known order: its dimensions named, its rows from north to south."""
 
     array: xr.DataArray
@@ -118,12 +117,14 @@ class DataArraySource:
         if not arrays:
             raise InputError("no array is given", place="cube", remedy="give a DataArray")
         self._layers = {
-            key: _stack([[_cube(_as_array(value, key), nodata, key)]], key) for key, value in arrays.items()
+            key: stack_cubes([[cube_of(_as_array(value, key), nodata, key)]], key)
+            for key, value in arrays.items()
         }
         self._check_grids()
 
     @classmethod
-    def _from_stacks(cls, layers: Mapping[str, _Stack]) -> DataArraySource:
+    def from_stacks(cls, layers: Mapping[str, Stack]) -> DataArraySource:
+        """Return the source of stacked cubes by input name."""
         source = object.__new__(cls)
         source._layers = dict(layers)
         source._check_grids()
@@ -152,12 +153,12 @@ class DataArraySource:
 
     def select(self, bands: Sequence[str]) -> DataArraySource:
         """Return the source with only ``bands`` of each input, in that order."""
-        return self._from_stacks({name: stack.select(bands, name) for name, stack in self._layers.items()})
+        return self.from_stacks({name: stack.select(bands, name) for name, stack in self._layers.items()})
 
     def renamed(self, name: str) -> DataArraySource:
         """Return the same pixels, of a single input, for the kernel's input ``name``."""
         (stack,) = self._layers.values()
-        return self._from_stacks({name: stack})
+        return self.from_stacks({name: stack})
 
     def read(self, window: Window) -> Block:
         """Return the pixels of ``window``; dask chunks are computed in a few threads of their own."""
@@ -175,18 +176,20 @@ class DataArraySource:
 
 
 @dataclass(frozen=True, eq=False)
-class _Stack:
+class Stack:
     """The cubes of one input: rows of them one after another in time, those of a row as bands."""
 
-    rows: tuple[tuple[_Cube, ...], ...]
+    rows: tuple[tuple[ArrayCube, ...], ...]
     """Dates x cubes."""
 
     @property
     def geobox(self) -> GeoBox:
+        """The common grid."""
         return self.rows[0][0].geobox
 
     @cached_property
     def layer(self) -> Layer:
+        """Bands, dates, type and units."""
         cubes = [cube for row in self.rows for cube in row]
         dtype = np.result_type(*(_plain_dtype(cube.array.dtype) for cube in cubes))
         units = {cube.array.attrs.get("units") for cube in cubes}
@@ -195,7 +198,8 @@ class _Stack:
         times = tuple(time for row in self.rows for time in row[0].times)
         return Layer(names, times, str(dtype), unit if isinstance(unit, str) else None)
 
-    def select(self, bands: Sequence[str], place: str) -> _Stack:
+    def select(self, bands: Sequence[str], place: str) -> Stack:
+        """Return only ``bands``, in that order; raises `InputError` with the nearest name."""
         wanted = canonical_bands(list(bands))
         for name, own in zip(wanted, bands, strict=True):
             if name not in self.layer.bands:
@@ -215,9 +219,10 @@ class _Stack:
                 )
             )
         merged = tuple(_merge(row) for row in rows)
-        return _Stack(merged)
+        return Stack(merged)
 
     def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """Return ``([T, C, rows, columns], reason [T, 1, rows, columns])`` of ``window``."""
         layer = self.layer
         data = np.empty((len(layer.times), len(layer.bands), *window.shape), layer.dtype)
         reason = np.zeros((len(layer.times), 1, *window.shape), np.uint8)
@@ -241,6 +246,7 @@ class _Stack:
         return data, reason
 
     def describe(self) -> dict[str, Any]:
+        """Return what identifies the pixels, as plain data."""
         from dask.base import tokenize
 
         cubes = [cube for row in self.rows for cube in row]
@@ -262,9 +268,9 @@ def _indexer(indices: Sequence[int]) -> slice | list[int]:
     return slice(first, last + 1) if list(indices) == list(range(first, last + 1)) else list(indices)
 
 
-def _merge(row: tuple[_Cube, ...]) -> tuple[_Cube, ...]:
+def _merge(row: tuple[ArrayCube, ...]) -> tuple[ArrayCube, ...]:
     """Join neighbours that read the same array, so that its chunks are computed once."""
-    merged: list[_Cube] = []
+    merged: list[ArrayCube] = []
     for cube in row:
         last = merged[-1] if merged else None
         if last is not None and last.array is cube.array:
@@ -311,16 +317,36 @@ def _as_array(cube: Any, place: str) -> xr.DataArray:
             place=f"input {place!r}",
             remedy="give an xarray.DataArray",
         )
+    import rioxarray  # noqa: F401 - registers the accessor
+
+    # Not the grid mapping, which NetCDF files keep as a variable beside the rasters.
     names = [n for n, v in cube.data_vars.items() if v.ndim >= 2 and v.dtype.kind in "biuf"]
     if not names:
         raise InputError("the Dataset holds no rasters", place=f"input {place!r}", remedy="give a DataArray")
-    array: xr.DataArray = cube[names].to_dataarray("band")
-    marks = {_stated_nodata(cube[n]) for n in names}
-    attrs = {"nodata": marks.pop()} if len(marks) == 1 and None not in marks else {}
-    return array.assign_attrs(cube.attrs | attrs)
+    array: xr.DataArray = cube[names[0]] if len(names) == 1 else cube[names].to_dataarray("band")
+    if len(names) > 1:
+        marks = {_stated_nodata(cube[n]) for n in names}
+        known = {"nodata": marks.pop()} if len(marks) == 1 and None not in marks else {}
+        array = array.assign_attrs(cube.attrs | known)
+    crs = cube.rio.crs or _mapped_crs(cube, str(names[0]))
+    georeferenced: xr.DataArray = array if crs is None else array.rio.write_crs(crs)
+    return georeferenced
 
 
-def _cube(array: xr.DataArray, nodata: float | None, place: str, names: Sequence[str] | None = None) -> _Cube:
+def _mapped_crs(cube: xr.Dataset, name: str) -> str | None:
+    """Return the CRS of a grid mapping that is a variable of its own, as openEO's NetCDF files have it."""
+    mapping = cube[name].attrs.get("grid_mapping") or cube[name].encoding.get("grid_mapping")
+    if mapping is None or mapping not in cube.variables:
+        return None
+    attrs = cube.variables[mapping].attrs
+    wkt = attrs.get("crs_wkt") or attrs.get("spatial_ref")
+    return None if wkt is None else str(wkt)
+
+
+def cube_of(
+    array: xr.DataArray, nodata: float | None, place: str, names: Sequence[str] | None = None
+) -> ArrayCube:
+    """Return ``array`` with its dimensions, grid, dates, bands (``names`` or its own) and nodata found out."""
     where = f"input {place!r}"
     dims = _dims(array, where)
     geobox, flipped = array_geobox(array, (dims[2], dims[3]), where)
@@ -329,7 +355,7 @@ def _cube(array: xr.DataArray, nodata: float | None, place: str, names: Sequence
     check_nodata(mark, dtype, where)
     order, times = _times(array, dims[0])
     bands = tuple(names) if names is not None else _bands(array, dims[1])
-    return _Cube(array, dims, geobox, flipped, bands, order, times, mark, tuple(range(len(bands))))
+    return ArrayCube(array, dims, geobox, flipped, bands, order, times, mark, tuple(range(len(bands))))
 
 
 def _dims(array: xr.DataArray, place: str) -> tuple[str | None, str | None, str, str]:
@@ -408,7 +434,8 @@ def _is_reason(array: xr.DataArray, dims: tuple[str | None, str | None, str, str
     return {dims[2], dims[3]} <= names <= {d for d in (dims[0], dims[2], dims[3]) if d is not None}
 
 
-def _stack(rows: Sequence[Sequence[_Cube]], place: str) -> _Stack:
+def stack_cubes(rows: Sequence[Sequence[ArrayCube]], place: str) -> Stack:
+    """Return cubes of one input as one: rows of them along time, each row's along band; checks the grids."""
     first = rows[0][0]
     for cube in [cube for row in rows for cube in row][1:]:
         difference = grid_difference(first.geobox, cube.geobox)
@@ -423,71 +450,4 @@ def _stack(rows: Sequence[Sequence[_Cube]], place: str) -> _Stack:
             place=place,
             remedy="name the common ones by --bands",
         )
-    return _Stack(tuple(tuple(row) for row in rows))
-
-
-def zarr_source(
-    dates: Sequence[Sequence[str]], *, bands: Sequence[str | int] | None = None, name: str = "image"
-) -> DataArraySource:
-    """Return the source over Zarr stores that xarray reads, our own ``result.zarr`` among them.
-
-    One entry a date, oldest first; the variables of the stores of a date are its bands. Values stay in their
-    stored type unless the store scales them.
-    """
-    rows = [[cube for href in date for cube in _zarr_cubes(href)] for date in dates]
-    stack = _stack(rows, ", ".join(dates[0]))
-    if bands is not None:
-        known = stack.layer.bands
-        wanted = [known[int(b) - 1] if str(b).isdigit() and int(b) <= len(known) else str(b) for b in bands]
-        stack = stack.select(wanted, name)
-    return DataArraySource._from_stacks({name: stack})
-
-
-def _zarr_cubes(href: str) -> list[_Cube]:
-    dataset = _open_zarr(href)
-    rasters = [
-        str(n)
-        for n, v in dataset.data_vars.items()
-        if v.ndim >= 2 and v.dtype.kind in "biuf" and n != "reason"
-    ]
-    if not rasters:
-        raise InputError(
-            "the store holds no rasters", place=href, remedy="give a store with variables over y and x"
-        )
-    cubes = []
-    for variable in rasters:
-        array = dataset[variable]
-        if "band" in array.dims:
-            cubes.append(_cube(array, None, href))
-        else:
-            cubes.append(_cube(array, None, href, canonical_bands([variable])))
-    return cubes
-
-
-def _open_zarr(href: str) -> xr.Dataset:
-    import xarray as xr
-    import zarr
-
-    try:
-        store: Any = href if is_local(href) else _object_store(href)
-        group = zarr.open_group(store, mode="r")
-        # A multiscale store, such as ours, keeps its levels in the groups 0, 1, ...: the finest is wanted.
-        path = "0" if not list(group.array_keys()) and "0" in set(group.group_keys()) else None
-        scaled = any(
-            "scale_factor" in array.attrs or "add_offset" in array.attrs
-            for _, array in (group[path] if path else group).arrays()  # type: ignore[union-attr]
-        )
-        return xr.open_zarr(store, group=path, chunks=None, consolidated=False, mask_and_scale=scaled)
-    except (OSError, KeyError, ValueError, zarr.errors.BaseZarrError) as error:
-        raise InputError(
-            f"not a readable Zarr store: {error}",
-            place=href,
-            remedy="give a store that xarray.open_zarr reads",
-        ) from error
-
-
-def _object_store(href: str) -> Any:
-    import obstore.store
-    import zarr.storage
-
-    return zarr.storage.ObjectStore(obstore.store.from_url(href), read_only=True)
+    return Stack(tuple(tuple(row) for row in rows))

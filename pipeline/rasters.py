@@ -15,7 +15,7 @@ from tilewright.errors import InputError, nearest_name
 
 from .grid import Grid, Window
 from .handles import Handles, is_local, plain_href, read_retrying
-from .raster_files import BandInfo, FileInfo, canonical_bands, check_same_grid, inspect_file
+from .raster_files import BandInfo, FileInfo, canonical_bands, check_nodata, check_same_grid, inspect_file
 from .source import Block, Layer, Reason
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class RasterSource:
         Name of the kernel's input for which the pixels stand.
     times
         Acquisition times, one a date; None where unknown.
+    nodata
+        Marks invalid pixels of all bands in place of what the files state, which may be nothing.
 
     Raises
     ------
@@ -57,6 +59,7 @@ class RasterSource:
         bands: Sequence[str | int] | None = None,
         name: str = "image",
         times: Sequence[np.datetime64 | None] | None = None,
+        nodata: float | None = None,
     ) -> None:
         if not dates:
             raise InputError("no input is given", place="inputs", remedy="name at least one raster")
@@ -66,6 +69,8 @@ class RasterSource:
         )
         check_same_grid([file for date in self._dates for file in date])
         self._picks = tuple(_pick(date, bands) for date in self._dates)
+        if nodata is not None:
+            self._picks = tuple(_with_nodata(pick, nodata) for pick in self._picks)
         self._name = name
         self._times = tuple(times) if times is not None else (None,) * len(self._dates)
         if len(self._times) != len(self._dates):
@@ -228,7 +233,7 @@ def raster_source(
         raise InputError(
             "Zarr stores and raster files are mixed", place="inputs", remedy="give all dates in one form"
         )
-    from .arrays import zarr_source
+    from .zarr_source import zarr_source
 
     return zarr_source(entries, bands=bands, name=name)
 
@@ -294,6 +299,15 @@ def _pick(
             for (file, band), name in zip(everything, wanted, strict=True)
         )
     return _by_name(everything, wanted, _names_of(date))
+
+
+def _with_nodata(
+    pick: Sequence[tuple[FileInfo, BandInfo]], nodata: float
+) -> tuple[tuple[FileInfo, BandInfo], ...]:
+    for file, band in pick:
+        check_nodata(nodata, np.dtype(band.dtype), f"{plain_href(file.href)}, band {band.index}")
+    mark = None if np.isnan(nodata) else nodata
+    return tuple((file, replace(band, nodata=mark)) for file, band in pick)
 
 
 def _by_name(
