@@ -25,12 +25,30 @@ if TYPE_CHECKING:
 
     from .recipe import Recipe
 
-__all__ = ["PreparedRun", "announce", "find_items", "prepare_runs", "run"]
+__all__ = ["PreparedRun", "Sought", "announce", "find_items", "prepare_runs", "run", "seek"]
 
 type RegionLike = str | Path | Mapping[str, Any] | Sequence[float] | Region | None
 
 SNAPSHOT = "items.json"
 """The exact Items of a run, written beside its results."""
+
+
+@dataclass(frozen=True)
+class Sought:
+    """A recipe with all that a search tells: the kernel is loaded, and no file is opened."""
+
+    recipe: Recipe
+    """What was asked."""
+    kernel: Kernel
+    """The recipe's kernel."""
+    weights: str | None
+    """Weights instead of the recipe's."""
+    bands: Sequence[str] | None
+    """Bands instead of the recipe's."""
+    found: tuple[SearchResult, ...]
+    """What was found, a period each."""
+    grids: tuple[Grid, ...]
+    """One result each."""
 
 
 @dataclass(frozen=True)
@@ -121,23 +139,47 @@ def prepare_runs(
     **wishes: Any,
 ) -> list[PreparedRun]:
     """Search and decide everything that a run needs; reads headers only. Parameters are those of `run`."""
+    sought = seek(recipe, region=region, weights=weights, bands=bands, say=say)
+    return plan_runs(sought, out=out, only=only, fresh=fresh, **wishes)
+
+
+def seek(
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    *,
+    region: RegionLike = None,
+    weights: str | None = None,
+    bands: Sequence[str] | None = None,
+    say: Callable[[str], Any] | None = None,
+) -> Sought:
+    """Load the kernel, search, and choose the grids: the first half of `prepare_runs`."""
+    say = say or _silent
     loaded = as_recipe(recipe)
     kernel = _kernel(loaded, weights, bands)
     where = _region(loaded, region)
     found = find_items(loaded, where)
     for result in found:
         for note in (*where.notes, *result.notes):
-            (say or _silent)(f"note: {note}")
+            say(f"note: {note}")
     grids = _grids(loaded, where, found)
     if len(grids) > 1:
         names = ", ".join(grid.crs for grid in grids)
-        (say or _silent)(
-            f"note: the region needs {len(grids)} grids ({names}); each becomes a result of its own"
-        )
+        say(f"note: the region needs {len(grids)} grids ({names}); each becomes a result of its own")
+    return Sought(loaded, kernel, weights, bands, found, grids)
+
+
+def plan_runs(
+    sought: Sought,
+    *,
+    out: str | Path = "out",
+    only: Literal["cog", "zarr"] | None = None,
+    fresh: bool = False,
+    **wishes: Any,
+) -> list[PreparedRun]:
+    """Decide everything that is still open, one run a grid: the second half of `prepare_runs`."""
     runs = []
-    for i, grid in enumerate(grids):
-        folder = Path(out) if len(grids) == 1 else Path(out) / f"part-{i + 1}"
-        runs.append(_prepare(loaded, kernel, weights, grid, found, folder, bands, only, fresh, wishes))
+    for i, grid in enumerate(sought.grids):
+        folder = Path(out) if len(sought.grids) == 1 else Path(out) / f"part-{i + 1}"
+        runs.append(_prepare(sought, grid, folder, only, fresh, wishes))
     return runs
 
 
@@ -273,13 +315,9 @@ def _corner(item: pystac.Item, resolution: float) -> tuple[float, float] | None:
 
 
 def _prepare(
-    recipe: Recipe,
-    kernel: Kernel,
-    weights: str | None,
+    sought: Sought,
     grid: Grid,
-    found: Sequence[SearchResult],
     folder: Path,
-    bands: Sequence[str] | None,
     only: Literal["cog", "zarr"] | None,
     fresh: bool,
     wishes: Mapping[str, Any],
@@ -289,11 +327,12 @@ def _prepare(
     from tilewright.pipeline.job import prepare
     from tilewright.pipeline.run import Request
 
+    recipe, kernel, found = sought.recipe, sought.kernel, sought.found
     items = tuple(item for result in found for item in result.items)
     composite = recipe.composite
     periods: Any = [list(result.items) for result in found] if recipe.periods or composite else items
     spec = next(iter(kernel.spec.inputs.values()))
-    named = bands or recipe.bands or (spec.bands if isinstance(spec.bands, tuple) else None)
+    named = sought.bands or recipe.bands or (spec.bands if isinstance(spec.bands, tuple) else None)
     source = CubeSource(
         periods,
         grid,
@@ -311,7 +350,7 @@ def _prepare(
     )
     if named is None:  # a kernel for any bands, and nobody names them: those that all Items have
         (layer,) = source.layers.values()
-        kernel = _kernel(recipe, weights, layer.bands)
+        kernel = _kernel(recipe, sought.weights, layer.bands)
     chosen = {k: v for k, v in recipe.run.model_dump().items() if v is not None} | dict(wishes)
     job = prepare(kernel, source, make_settings(**chosen))
     request = Request(
@@ -321,13 +360,14 @@ def _prepare(
         fresh=fresh,
         extra={
             "recipe": recipe.model_dump(mode="json"),
+            "region": None if grid.region is None else grid.region.wkt,
             "dropped": [str(d) for r in found for d in r.dropped],
         },
         item_id=item_id(f"{recipe.name}-{_stamp(job)}"),
         items=items,
         begin=partial(write_items, items=items, searched=found[0].searched),
     )
-    return PreparedRun(recipe, job, request, items, tuple(found))
+    return PreparedRun(recipe, job, request, items, found)
 
 
 def _composite(recipe: Recipe) -> Any:

@@ -43,7 +43,7 @@ __all__ = ["Progress", "Request", "Run", "execute"]
 type Progress = Callable[[int, int], None]
 """Called with (shards done, shards in all) whenever a shard is durable."""
 
-PRODUCTS = ("report.json", "item.json", "quicklook.png", "items.json")
+PRODUCTS = ("report.json", "item.json", "quicklook.png", "items.json", "model.json")
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ class Run:
         self._memory = PeakMemory()
         self._stack = ExitStack()
         self._engine: Engine | None = None
+        self._engine_is_whole = False
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -125,6 +126,8 @@ class Run:
         self._stack.close()
 
     def _open(self) -> None:
+        if "request" not in self.ledger.header:
+            self.ledger.note(request={"title": self.request.title, **self.request.extra})
         if "statistics" not in self.ledger.header:
             self.ledger.note(statistics=gather_statistics(self.job))
         self.job = self.job.with_statistics(self.ledger.header["statistics"])
@@ -141,10 +144,13 @@ class Run:
         return [s for s in self.shards if s.name not in self.ledger.entries]
 
     def compute(self, shards: list[Shard], progress: Progress | None = None) -> None:
-        """Compute and write ``shards``, the next ones of ``todo``; what fails leaves the finished ones durable."""
-        if self._engine is None:
-            self._engine = Engine(self.job, self.todo)
-        total = len(self.shards)
+        """Compute and write ``shards``, the next ones of ``todo``; those that are durable are passed over.
+
+        What fails leaves the finished ones durable, and the same call may be repeated: it goes on with the
+        first that is missing.
+        """
+        shards = [s for s in shards if s.name not in self.ledger.entries]
+        engine, total = self._whole_engine(), len(self.shards)
 
         def done(behind: Future[None] | None) -> None:
             if behind is not None:
@@ -152,12 +158,26 @@ class Run:
                 if progress:
                     progress(len(self.ledger.entries), total)
 
+        self._engine_is_whole = False
         with ThreadPoolExecutor(1, thread_name_prefix="tilewright-write") as pool:
             behind: Future[None] | None = None
-            for result in self._engine.run(shards):
+            for result in engine.run(shards):
                 done(behind)  # one shard is written while the next is computed, never more
                 behind = pool.submit(self._write, result)
             done(behind)
+        self._engine_is_whole = True
+
+    def _whole_engine(self) -> Engine:
+        """Return the engine of the calls before, or a new one with its counts where a call failed half-way.
+
+        What failed may have taken margins with it that later shards need; a new engine computes them again.
+        """
+        if self._engine is None or not self._engine_is_whole:
+            former, self._engine = self._engine, Engine(self.job, self.todo)
+            if former is not None:
+                self._engine.forward.counters = former.counters
+                self._engine.seams = former.seams
+        return self._engine
 
     def _write(self, result: ShardResult) -> None:
         tick = perf_counter()
@@ -343,6 +363,8 @@ def _locked(out: Path, *, fresh: bool) -> Iterator[None]:
 def _clear(out: Path) -> None:
     """Remove the products of a former run, and nothing else: only what a ledger or a report vouches for."""
     report = Report.read(out)
+    if report is None and not (out / "ledger.jsonl").exists():
+        return  # nobody vouches for anything: the folder is somebody else's
     for name in (*PRODUCTS, *(report.outputs.values() if report else ())):
         target = out / name
         if target.parent == out and target.is_file():

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tilewright.kernels.contract import Kernel
     from tilewright.pipeline.job import Job
     from tilewright.pipeline.report import Report
-    from tilewright.pipeline.run import Progress
+    from tilewright.pipeline.run import Progress, Request, Run
     from tilewright.pipeline.settings import Settings
     from tilewright.pipeline.source import Source
 
@@ -158,15 +158,23 @@ def apply(
     return run_job(job, request, progress)
 
 
-def run_job(job: Job, request: Any, progress: Progress | None = None) -> Report:
-    """Execute a job whose outputs are rasters, or records."""
+def run_job(job: Job, request: Request, progress: Progress | None = None) -> Report:
+    """Execute a job whose outputs are rasters, or records; see `tilewright.pipeline.run.execute`."""
+    with open_run(job, request) as run:
+        if run.finished is None:
+            run.compute(run.todo, progress)
+        return run.publish()
+
+
+def open_run(job: Job, request: Request) -> Run:
+    """Return the run of a job whose outputs are rasters, or records; enter it to begin."""
     if job.kernel.spec.mapping == "map_tiles":
-        from tilewright.pipeline.tiles import execute_records
+        from tilewright.pipeline.tiles import RecordRun
 
-        return execute_records(job, request, progress)
-    from tilewright.pipeline.run import execute
+        return RecordRun(job, request)
+    from tilewright.pipeline.run import Run
 
-    return execute(job, request, progress)
+    return Run(job, request)
 
 
 def item_id(text: str) -> str:
