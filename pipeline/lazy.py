@@ -137,13 +137,11 @@ def _planes(job: Job) -> Callable[[str, int, str], Any]:
 
     def plane(name: str, bands: int, dtype: str) -> Any:
         own = f"{name}-{token}"
-        if bands > 1:
-            picks = {(own, 0, *s.index): (_pick, (shards, *s.index), name) for s in found}
-        else:
-            picks = {(own, *s.index): (_pick_plane, (shards, *s.index), name) for s in found}
+        pick, first = (_pick, (own, 0)) if bands > 1 else (_pick_plane, (own,))
+        picks: dict[Any, Any] = {(*first, *s.index): (pick, (shards, *s.index), name) for s in found}
         graph = HighLevelGraph({**layers, own: picks}, {**depends, own: {shards}})
         chunks = ((bands,), rows, cols) if bands > 1 else (rows, cols)
-        return da.Array(graph, own, chunks, dtype=np.dtype(dtype))
+        return da.Array(graph, own, chunks, dtype=np.dtype(dtype))  # type: ignore[no-untyped-call]
 
     return plane
 

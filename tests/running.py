@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,9 +11,11 @@ import torch
 from tilewright.kernels.contract import Context, Kernel
 from tilewright.kernels.user import kernel as describe
 from tilewright.pipeline.engine import Engine, ShardResult
-from tilewright.pipeline.grid import Shard
 from tilewright.pipeline.job import Job, prepare
 from tilewright.pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from tilewright.pipeline.grid import Shard
 
 Arrays = dict[str, np.ndarray]
 
@@ -95,7 +97,9 @@ def one_pass(
     x = x.astype(np.float32)
     if wanted.mean is not None and wanted.std is not None:
         mean, std = (
-            np.broadcast_to(np.array(v, dtype=np.float32).reshape(-1, x.shape[1]), x.shape[:2])[..., None, None]
+            np.broadcast_to(np.array(v, dtype=np.float32).reshape(-1, x.shape[1]), x.shape[:2])[
+                ..., None, None
+            ]
             for v in (wanted.mean, wanted.std)
         )
         x = (x - mean) / std

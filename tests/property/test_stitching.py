@@ -37,7 +37,9 @@ def shapes(draw: st.DrawFn, tiling: Tiling) -> tuple[int, int]:
     """Prime, one pixel, core -1, core, core +1, shard +-1, and anything between."""
     sides = st.one_of(
         st.sampled_from([1, *PRIMES]),
-        st.sampled_from([max(1, n + d) for n in (tiling.core, tiling.shard, tiling.tile) for d in (-1, 0, 1)]),
+        st.sampled_from(
+            [max(1, n + d) for n in (tiling.core, tiling.shard, tiling.tile) for d in (-1, 0, 1)]
+        ),
         st.integers(1, 3 * tiling.shard),
     )
     return draw(sides), draw(sides)
@@ -136,7 +138,9 @@ def test_mirror_is_numpy_pad_reflect_at_any_distance(length: int, start: int, co
 
 
 @quick
-@given(st.tuples(st.integers(1, 25), st.integers(1, 25)), st.tuples(st.integers(-30, 30), st.integers(-30, 30)))
+@given(
+    st.tuples(st.integers(1, 25), st.integers(1, 25)), st.tuples(st.integers(-30, 30), st.integers(-30, 30))
+)
 def test_take_needs_no_more_than_needed_says(shape: tuple[int, int], corner: tuple[int, int]) -> None:
     array = np.arange(shape[0] * shape[1]).reshape(1, *shape)
     read = Window(corner[0], corner[0] + 17, corner[1], corner[1] + 9)
@@ -161,7 +165,8 @@ def test_choose_rounds_as_it_says_or_refuses_in_one_line(
     try:
         chosen = Tiling.choose(tile=tile, radius=radius, stride=stride, taper=taper, shard=shard)
     except GridError as error:
-        assert "\n" not in str(error)
+        message = str(error)
+        assert message.count("\n") == 0
         return
     assert chosen.tile <= tile
     assert chosen.lead >= radius

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask
 import numpy as np
@@ -17,11 +17,13 @@ from networks import gaussian33
 from running import Arrays, image, job_of, make_kernel, run_job, with_holes
 
 from tilewright.errors import InputError, KernelError
-from tilewright.kernels.contract import Kernel
 from tilewright.pipeline.grid import Window
 from tilewright.pipeline.lazy import lazy_dataset, map_pixels
 from tilewright.pipeline.rasters import RasterSource
 from tilewright.pipeline.source import Reason
+
+if TYPE_CHECKING:
+    from tilewright.kernels.contract import Kernel
 
 WISHES = {"device": "cpu", "threads": 1, "tile": 64, "shard": 96}
 

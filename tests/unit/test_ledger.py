@@ -24,7 +24,9 @@ def begun(folder: Path) -> Ledger:
 def test_a_second_start_finds_the_finished_shards(tmp_path: Path) -> None:
     begun(tmp_path / "out").note(statistics={"threshold": 0.25})
     again = Ledger.open(tmp_path / "out", PRINT, LAYOUT)
-    assert again.entries == {n: {"shard": n, "digest": d, "pixels": 9} for n, d in (("0.0", "x"), ("0.1", "y"))}
+    assert again.entries == {
+        n: {"shard": n, "digest": d, "pixels": 9} for n, d in (("0.0", "x"), ("0.1", "y"))
+    }
     assert again.header["statistics"] == {"threshold": 0.25}
     assert Ledger.read(tmp_path / "out").header == again.header
 

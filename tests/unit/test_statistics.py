@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -11,9 +11,17 @@ from fakes import ArraySource
 from running import image, job_of, make_kernel, run_job, same, shards_of, with_holes
 
 from tilewright.errors import InputError
-from tilewright.kernels.contract import Context, Kernel
 from tilewright.pipeline.grid import Window
-from tilewright.pipeline.statistics import gather_statistics, hash_positions, merge_samples, plain, sample_block
+from tilewright.pipeline.statistics import (
+    gather_statistics,
+    hash_positions,
+    merge_samples,
+    plain,
+    sample_block,
+)
+
+if TYPE_CHECKING:
+    from tilewright.kernels.contract import Context, Kernel
 
 SAMPLES: list[dict[str, np.ndarray]] = []
 
@@ -70,7 +78,9 @@ def test_a_small_scene_is_taken_whole() -> None:
     array = with_holes(image(20, 20, bands=2))
     found = gather_statistics(job_of(kernel(10_000), ArraySource(array)))
     assert found["count"] == np.isfinite(array[0, 0]).sum()
-    assert found["mean"] == pytest.approx(np.nanmean(array[0].astype(np.float64), axis=(1, 2)).tolist(), abs=1e-12)
+    assert found["mean"] == pytest.approx(
+        np.nanmean(array[0].astype(np.float64), axis=(1, 2)).tolist(), abs=1e-12
+    )
 
 
 def test_the_scene_is_read_once_and_without_halo() -> None:
