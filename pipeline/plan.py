@@ -11,7 +11,8 @@ import numpy as np
 from tilewright.errors import GridError, PlanError
 
 from .job import Job, prepare
-from .memory import Memory, available_memory, probe_forward, projected_memory, resident_bytes
+from .memory import Memory, available_memory, projected_memory, resident_bytes
+from .probes import batch_cost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -140,7 +141,7 @@ def make_plan(job: Job) -> Plan:
     out = [o for o in spec.outputs.values() if o.is_raster]
     stored = sum(o.band_count * np.dtype(o.stored_dtype).itemsize for o in out)
     batch = job.settings.batch or 1
-    forward, seconds = _cost(job)
+    forward, seconds = batch_cost(job)
     passes = 2 if spec.statistics else 1
     halo_share = min(4.0, ((tiling.shard + 2 * tiling.halo) / tiling.shard) ** 2)
     read = math.prod(job.grid.shape) * job.bytes_per_pixel
@@ -173,19 +174,6 @@ def make_plan(job: Job) -> Plan:
         seconds_forward=math.ceil(tiles / batch) * seconds,
         notes=job.notes,
     )
-
-
-_MEASURED: dict[tuple[Any, ...], tuple[int, float]] = {}
-
-
-def _cost(job: Job) -> tuple[int, float]:
-    """Return bytes and seconds of a batch; remembered per kernel, tile, batch and arithmetic."""
-    s = job.settings
-    shapes = tuple((name, b.dates, len(b.channels)) for name, b in job.bindings.items())
-    key = (job.kernel.digest, job.tiling.tile, shapes, s.batch, s.threads, s.device, s.precision)
-    if key not in _MEASURED:
-        _MEASURED[key] = probe_forward(job)
-    return _MEASURED[key]
 
 
 def compare_tiles(

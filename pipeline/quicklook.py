@@ -222,10 +222,12 @@ def _value_panel(
     from matplotlib import colormaps
 
     finite = values[valid & np.isfinite(values)]
-    if spec.range is not None:
-        low, high = spec.range
-    else:
-        low, high = np.percentile(finite, (2, 98)).tolist() if finite.size else (0.0, 1.0)
+    # A score fills its range by meaning; a value may fill a hundredth of it, and would look blank.
+    low, high = spec.range if spec.range is not None else (0.0, 1.0)
+    if (spec.kind == "value" or spec.range is None) and finite.size:
+        low, high = np.percentile(finite, (2, 98)).tolist()
+    if spec.range is not None and spec.range[0] == -spec.range[1]:
+        low, high = -max(abs(low), abs(high)), max(abs(low), abs(high))
     high = high if high > low else low + 1.0
     # All three have even steps for the eye; the diverging one where zero is the middle of the range.
     name = "magma" if spec.kind == "score" else "RdBu_r" if low == -high else "viridis"
