@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -253,13 +254,23 @@ def _first(error: ValidationError) -> Any:
 
 def _explain(error: ValidationError) -> str:
     first = _first(error)
-    path = ".".join(str(part) for part in first["loc"])
+    path = _path(first)
     if first["type"] == "extra_forbidden":
         return f"unknown key {path!r}"
     if first["type"] == "missing":
         return f"key {path!r} is missing"
-    message = str(first["msg"]).removeprefix("Value error, ")
-    return f"{path}: {message[0].lower()}{message[1:]}" if path else message
+    if not path:
+        return str(first["msg"]).removeprefix("Value error, ")
+    # A key that takes several forms has a finding for each of them.
+    found = [str(e["msg"]).removeprefix("Value error, ") for e in error.errors() if _path(e) == path]
+    message = " or: ".join(dict.fromkeys(text[0].lower() + text[1:] for text in found))
+    return f"{path} is {json.dumps(first['input'], default=str)}: {message}"
+
+
+def _path(finding: Any) -> str:
+    """Return where a finding is, without the names that pydantic gives to the members of a union."""
+    parts = (str(part) for part in finding["loc"])
+    return ".".join(part for part in parts if "[" not in part and part not in ("str", "int", "float", "bool"))
 
 
 def _remedy(error: ValidationError) -> str | None:

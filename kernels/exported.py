@@ -63,7 +63,11 @@ def load_exported(path: Path) -> Kernel:
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
     expected = str(keys.pop("sha256", digest)).lower()
     if expected != digest:
-        raise WeightsError(f"wrong checksum: expected sha256 {expected}, got {digest}", place=str(model))
+        raise WeightsError(
+            f"wrong checksum: expected sha256 {expected}, got {digest}",
+            place=str(model),
+            remedy="fetch the file again, or give the checksum of the model you mean",
+        )
     spec = KernelSpec.parse({"name": model.stem, **keys}, place=str(path))
     build = partial(_build, model.resolve(), digest)
     return Kernel(spec, build, weights=str(model), weights_sha256=digest)

@@ -10,6 +10,7 @@ Same pixels give the same bytes, whatever the shard size: windows are read by a 
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import shutil
@@ -55,7 +56,8 @@ PALETTE = (
 )
 """Colours of labels, apart for colour-blind eyes as well (Tol, Colour Schemes, SRON/EPS/TN/09-002, 2021)."""
 
-GDAL_OPTIONS = {"GDAL_CACHEMAX": 64 * 2**20, "GDAL_PAM_ENABLED": "NO"}
+_GDAL_CACHE = 64 * 2**20
+GDAL_OPTIONS = {"GDAL_CACHEMAX": _GDAL_CACHE, "GDAL_PAM_ENABLED": "NO"}
 """For the time of writing: 64 MiB of block cache (rasterio takes bytes) instead of 5 % of the machine, and no
 ``.aux.xml`` beside files."""
 
@@ -122,6 +124,7 @@ def write_cog(store: ResultStore, name: str, path: str | Path, *, threads: int =
             vrt = scratch / "levels.vrt"
             vrt.write_text(_vrt(store, name, levels), encoding="utf-8")
             finished = scratch / target.name
+            _check_room(scratch, sum(level.stat().st_size for level in levels) * 5 // 4)
             _copy_to_cog(vrt, finished, store, name, threads)
             _validate(finished, store, name, str(path))
         if remote:
@@ -131,11 +134,20 @@ def write_cog(store: ResultStore, name: str, path: str | Path, *, threads: int =
         finished.replace(target)
         fsync_path(target.parent)
     except (OSError, RasterioError, CPLE_BaseError) as error:
-        remedy = "free space or choose another disk" if getattr(error, "errno", None) == 28 else None
+        full = getattr(error, "errno", None) == errno.ENOSPC
+        remedy = "free space or choose another disk" if full else None
         raise StoreError(f"the COG could not be written: {error}", place=str(path), remedy=remedy) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    """Raise before the disk is full: GDAL would print its troubles on the terminal, and fail with a riddle."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        told = f"{os.strerror(errno.ENOSPC)}: {free / 2**20:,.1f} MiB are free, {needed / 2**20:,.1f} MiB are needed"
+        raise OSError(errno.ENOSPC, told)
 
 
 # -- the levels ----------------------------------------------------------------------------------------------
@@ -187,9 +199,12 @@ def _write_level(store: ResultStore, name: str, level: int, folder: Path) -> Pat
         "interleave": "band",
         "transform": transform,
     }
+    raw = 0
     with rasterio.open(path, "w", **profile) as dataset:
         for window in _windows(shape):
             values = store.read(name, window, level)
+            raw += values.nbytes
+            _check_room(folder, min(raw, _GDAL_CACHE + values.nbytes))  # what GDAL may still have to write
             place = RasterWindow(window.col0, window.row0, window.width, window.height)
             dataset.write(values if values.ndim == 3 else values[None], window=place)
     return path

@@ -185,14 +185,14 @@ def read_retrying[T](
         except RasterioError as error:
             handles.drop(href)
             if local:
-                raise _failure(error, place, attempt) from error
+                raise _failure(error, place, attempt, local=local) from error
             forget_network(opened_as())
             if refused(error) and signer is not None and not renewed:
                 renewed = True
                 state["href"] = signer.refresh(opened_as())
                 continue
             if refused(error) or not transient(error) or attempt >= attempts:
-                raise _failure(error, place, attempt) from error
+                raise _failure(error, place, attempt, local=local) from error
             time.sleep(_FIRST_WAIT_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
             attempt += 1
         except TilewrightError:
@@ -200,7 +200,7 @@ def read_retrying[T](
             raise
 
 
-def _failure(error: BaseException, place: str, attempts: int) -> ReadError:
+def _failure(error: BaseException, place: str, attempts: int, *, local: bool) -> ReadError:
     text = re.sub(r"(https?://[^\s'\"?]+)\?[^\s'\"]*", r"\1", _messages(error).split(" | ")[-1].strip())
     after = f" after {attempts} tries" if attempts > 1 else ""
     if refused(error):
@@ -209,4 +209,7 @@ def _failure(error: BaseException, place: str, attempts: int) -> ReadError:
         remedy = "check that the file is there"
     else:
         remedy = "check that the file is whole, or go on without it by on_error='reason'"
-    return ReadError(f"cannot be read{after}: {text.rstrip('.')}", place=place, remedy=remedy)
+    failure = ReadError(f"cannot be read{after}: {text.rstrip('.')}", place=place, remedy=remedy)
+    if local:
+        failure.exit_code = 2  # no other try will help: the file itself is wrong
+    return failure

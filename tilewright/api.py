@@ -154,16 +154,32 @@ def apply(
     )
     name = title or job.kernel.spec.name
     folder = Path(out)
-    request = Request(folder, name, only=only, fresh=fresh, item_id=item_id(folder.resolve().name or name))
+    request = Request(
+        folder,
+        name,
+        only=only,
+        fresh=fresh,
+        extra={"inputs": _resolved(inputs), "bands": None if bands is None else list(bands)},
+        item_id=item_id(folder.resolve().name or name),
+    )
     return run_job(job, request, progress)
+
+
+def _resolved(inputs: Sequence[str | Path | Sequence[str | Path]]) -> list[list[str]]:
+    """Return the files of each date, local ones absolute, URLs without what may be a signature."""
+    from tilewright.pipeline.handles import is_local, plain_href
+    from tilewright.pipeline.rasters import input_files
+
+    def resolve(href: str) -> str:
+        local = is_local(href) and Path(href).exists()
+        return str(Path(href).resolve()) if local else plain_href(href)
+
+    return [[resolve(href) for href in input_files(entry)] for entry in inputs]
 
 
 def run_job(job: Job, request: Request, progress: Progress | None = None) -> Report:
     """Execute a job whose outputs are rasters, or records; see `tilewright.pipeline.run.execute`."""
-    with open_run(job, request) as run:
-        if run.finished is None:
-            run.compute(run.todo, progress)
-        return run.publish()
+    return open_run(job, request).carry_out(progress)
 
 
 def open_run(job: Job, request: Request) -> Run:

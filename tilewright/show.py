@@ -47,7 +47,8 @@ class ShardProgress:
         return self._tick
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        if console.is_terminal:
+            self.bar.stop()
 
     def _tick(self, done: int, total: int) -> None:
         self.bar.update(self.task, completed=done, total=total)
