@@ -106,10 +106,10 @@ class Engine:
         for shard, own, foreign, block, seconds in read_ahead(shards, self._read):
             state = self._open(shard, own, foreign, block, seconds)
             opened.append(state)
-            for tile, is_foreign in self._needed(own, foreign, block):
+            for tile, is_foreign, pixels in self._needed(own, foreign, block):
                 state.waiting += 1
                 state.needed += not is_foreign
-                pending.append(self.forward.sample(tile, (state, is_foreign), block))
+                pending.append(self.forward.sample(tile, (state, is_foreign), pixels))
                 if len(pending) == self.forward.size:
                     self._infer(pending)
                     pending = []
@@ -141,15 +141,15 @@ class Engine:
 
     def _needed(
         self, own: list[Tile], foreign: list[Tile], block: Block | None
-    ) -> Iterator[tuple[Tile, bool]]:
-        """Yield the tiles to compute, each with whether it is foreign, and count them."""
+    ) -> Iterator[tuple[Tile, bool, Block]]:
+        """Yield the tiles to compute, each with whether it is foreign and its block, and count them."""
         if block is None:
             return
         for tiles, is_foreign in ((foreign, True), (own, False)):
             for tile in tiles:
                 if self._is_needed(tile, block):
                     self.counters.recomputed += is_foreign
-                    yield tile, is_foreign
+                    yield tile, is_foreign, block
 
     def _is_needed(self, tile: Tile, block: Block) -> bool:
         """True where a pixel of what the tile gives will have a value."""
@@ -269,7 +269,9 @@ class Engine:
                 self._count_clipped(name, state.sums[name].clipped)
                 arrays[name], ok = reduce_output(name, output, values, filled & (reason == Reason.VALID))
             else:
-                arrays[name], ok = state.cores.pop(name, None) or _empty(output, window.shape)
+                arrays[name], ok = (
+                    state.cores.pop(name) if name in state.cores else _empty(output, window.shape)
+                )
             reason = np.where(ok, np.uint8(Reason.VALID), np.maximum(reason, np.uint8(Reason.NODATA)))
             best = np.minimum(best, reason)
         return ShardResult(

@@ -7,6 +7,7 @@ A task reads its own core and halo and runs the engine on one shard. Nothing is 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from .source import Reason
 from .statistics import gather_statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     import xarray as xr
     from numpy.typing import NDArray
@@ -44,11 +45,13 @@ class _Opaque:
 
 def as_source(cube: xr.DataArray | Mapping[str, xr.DataArray] | Source) -> Source:
     """Return a `Source` for a cube: itself, or a DataArray (or several by input name) behind the protocol."""
-    if hasattr(cube, "read") and hasattr(cube, "describe"):
-        return cube
+    import xarray as xr
+
     from .arrays import DataArraySource
 
-    return DataArraySource(cube)
+    if isinstance(cube, (xr.DataArray, Mapping)):
+        return DataArraySource(cube)
+    return cube
 
 
 def map_pixels(

@@ -102,7 +102,8 @@ def gather_statistics(job: Job) -> dict[str, Any]:
             place=f"kernel {job.kernel.spec.name}",
             remedy="check the mask, the nodata values and that the dates overlap",
         )
-    return plain(job.kernel.fit(sample[1]))
+    found: dict[str, Any] = plain(job.kernel.fit(sample[1]))
+    return found
 
 
 def plain(found: Any) -> Any:

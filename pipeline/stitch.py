@@ -37,7 +37,8 @@ def mirror(index: NDArray[np.int64], length: int) -> NDArray[np.int64]:
         return np.zeros_like(index)
     period = 2 * (length - 1)
     folded = np.abs(index) % period
-    return np.minimum(folded, period - folded)
+    mirrored: NDArray[np.int64] = np.minimum(folded, period - folded)
+    return mirrored
 
 
 def take(
