@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 __all__ = ["BLOCK", "TOLERANCE", "BlockCache", "Placement", "blocks_of", "place", "source_window"]
 
 BLOCK = 256
-"""Side of a block of the lattice in grid pixels. Twice as large is hardly faster a pixel, and a read window
-then touches more pixels than it needs."""
+"""Side of a block of the lattice in grid pixels. Blocks of 512 take about a third less time a pixel, but a read
+window of 2,048 px and its halo then touches 3,072 squared pixels instead of 2,560 squared."""
 TOLERANCE = 1e-4
-"""Largest error of GDAL's approximate transformer in source pixels. Measured: at most 6e-5 px, at the price of
-an eighth of the exact transformer's time beyond the default's."""
+"""Largest error of GDAL's approximate transformer in source pixels. Measured between UTM zones: at most 6e-5 px, in
+a quarter to a half of the exact transformer's time."""
 _WHOLE = 1e-3
 """Pixels by which two grids may drift apart and still be called shifted by whole pixels."""
 _SOURCE_SIDE = 4096
