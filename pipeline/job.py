@@ -178,6 +178,10 @@ def prepare(kernel: Kernel, source: Source, settings: Settings | None = None) ->
     """
     settings = settings or Settings()
     spec = kernel.spec
+    if spec.mapping == "map_tiles":
+        if settings.stitch == "blend" or spec.scale != 1:
+            raise KernelError("records have no scale and are not blended", place=f"kernel {spec.name}")
+        settings = replace(settings, stitch="cut")
     bindings = _bind(kernel, source)
     tiling = choose_tiling(spec, settings, source.grid.shape, bytes_per_pixel(source, bindings))
     resolved = settings.resolve(spec, tiling, source.grid.shape)

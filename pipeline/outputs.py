@@ -41,12 +41,20 @@ if TYPE_CHECKING:
     from .run import Request
     from .store import ResultStore
 
-__all__ = ["ZARR", "Published", "publish"]
+__all__ = ["RECORDS", "ZARR", "Published", "publish", "write_item"]
 
 ZARR = "result.zarr"
+RECORDS = "records.parquet"
 COG_MEDIA = "image/tiff; application=geotiff; profile=cloud-optimized"
 ZARR_MEDIA = "application/vnd.zarr; version=3"
-TASKS = {"score": "segmentation", "class": "classification", "value": "regression"}
+TASKS = {
+    "score": "segmentation",
+    "class": "classification",
+    "value": "regression",
+    "vector": "similarity-search",
+    "boxes": "object-detection",
+    "text": "image-captioning",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +84,13 @@ def publish(job: Job, request: Request, store: ResultStore, started: datetime) -
     else:
         store.publish({"tilewright:digest": digest})
         files["zarr"] = ZARR
-    _item(job, request, files, digest, started)
+    write_item(job, request, list(_assets(job, files)), digest, started)
     files["item"] = "item.json"
     return Published(files, digest)
 
 
-def _item(job: Job, request: Request, files: dict[str, str], digest: str, started: datetime) -> None:
+def write_item(job: Job, request: Request, assets: list[OutputAsset], digest: str, started: datetime) -> None:
+    """Write the validated ``item.json`` of a run whose ``assets`` stand in its folder."""
     grid = job.output_grid
     geometry, bbox = footprint(grid)
     times = [t for layer in job.source.layers.values() for t in layer.times if t is not None]
@@ -100,7 +109,7 @@ def _item(job: Job, request: Request, files: dict[str, str], digest: str, starte
             transform=grid.transform,
             wkt2=None if grid.crs.startswith("EPSG:") else grid.crs,
         ),
-        assets=list(_assets(job, files)),
+        assets=assets,
         derived_from=[ItemRef.of(item) for item in request.items],
         lineage=f"{request.title}: kernel {job.kernel.spec.name} over {len(request.items) or 'local'} inputs",
         software=versions(),
@@ -169,11 +178,11 @@ def _model(job: Job) -> ModelInfo:
         OutputInfo(
             name,
             "super-resolution" if spec.scale > 1 else TASKS.get(output.kind, "regression"),
-            (-1, output.band_count, side, side),
+            (-1, output.band_count, side, side) if output.is_raster else (-1, output.band_count),
+            ("batch", "channel", "height", "width") if output.is_raster else ("batch", "channel"),
             classes=_classes(output),
         )
         for name, output in spec.outputs.items()
-        if output.is_raster
     )
     module = kernel.function if isinstance(kernel.function, torch.nn.Module) else None
     return ModelInfo(

@@ -80,10 +80,7 @@ def execute(job: Job, request: Request, progress: Progress | None = None) -> Rep
     ReadError, StoreError, KernelError
         Where it failed; finished shards are kept.
     """
-    with Run(job, request) as run:
-        if run.finished is None:
-            run.compute(run.todo, progress)
-        return run.publish()
+    return Run(job, request).carry_out(progress)
 
 
 class Run:
@@ -99,7 +96,7 @@ class Run:
         self._seconds_write = 0.0
         self._memory = PeakMemory()
         self._stack = ExitStack()
-        self._engine: Engine | None = None
+        self._engine: Any = None
         self._engine_is_whole = False
 
     def __enter__(self) -> Self:
@@ -125,13 +122,34 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def carry_out(self, progress: Progress | None = None) -> Report:
+        """Enter the run, compute all that is to do, publish, and leave it."""
+        with self:
+            if self.finished is None:
+                self.compute(self.todo, progress)
+            return self.publish()
+
     def _open(self) -> None:
         if "request" not in self.ledger.header:
             self.ledger.note(request={"title": self.request.title, **self.request.extra})
         if "statistics" not in self.ledger.header:
             self.ledger.note(statistics=gather_statistics(self.job))
         self.job = self.job.with_statistics(self.ledger.header["statistics"])
+        self._open_results()
+
+    # The four steps in which runs of rasters differ from those of records (`tilewright.pipeline.tiles`).
+
+    def _open_results(self) -> None:
         self.store = _store(self.job, self.request.out, self.ledger)
+
+    def _new_engine(self, shards: list[Shard]) -> Any:
+        return Engine(self.job, shards)
+
+    def _write_shard(self, result: Any) -> None:
+        _write(self.job, self.store, self.ledger, result)
+
+    def _publish(self) -> publishing.Published:
+        return publishing.publish(self.job, self.request, self.store, self._started)
 
     @property
     def shards(self) -> list[Shard]:
@@ -167,21 +185,21 @@ class Run:
             done(behind)
         self._engine_is_whole = True
 
-    def _whole_engine(self) -> Engine:
+    def _whole_engine(self) -> Any:
         """Return the engine of the calls before, or a new one with its counts where a call failed half-way.
 
         What failed may have taken margins with it that later shards need; a new engine computes them again.
         """
         if self._engine is None or not self._engine_is_whole:
-            former, self._engine = self._engine, Engine(self.job, self.todo)
+            former, self._engine = self._engine, self._new_engine(self.todo)
             if former is not None:
                 self._engine.forward.counters = former.counters
                 self._engine.seams = former.seams
         return self._engine
 
-    def _write(self, result: ShardResult) -> None:
+    def _write(self, result: Any) -> None:
         tick = perf_counter()
-        _write(self.job, self.store, self.ledger, result)
+        self._write_shard(result)
         self._seconds_write += perf_counter() - tick
 
     def publish(self) -> Report:
@@ -190,7 +208,7 @@ class Run:
             return replace(self.finished, shards_reused=self.finished.shards)
         reasons = check_coverage(self.ledger, self.shards, self.job)
         tick = perf_counter()
-        made = publishing.publish(self.job, self.request, self.store, self._started)
+        made = self._publish()
         self._seconds_write += perf_counter() - tick
         report = self._report(reasons, made)
         report.write(self.request.out)
@@ -198,7 +216,7 @@ class Run:
 
     def _report(self, reasons: dict[str, int], made: publishing.Published) -> Report:
         job, entries = self.job, self.ledger.entries
-        spec, engine = job.kernel.spec, self._engine or Engine(job, [])
+        spec, engine = job.kernel.spec, self._engine or self._new_engine([])
         counters = engine.counters
         needed = sum(e["tiles_needed"] for e in entries.values())
         run = counters.tiles + sum(entries[name]["tiles"] for name in self.reused)
@@ -365,10 +383,10 @@ def _clear(out: Path) -> None:
     report = Report.read(out)
     if report is None and not (out / "ledger.jsonl").exists():
         return  # nobody vouches for anything: the folder is somebody else's
-    for name in (*PRODUCTS, *(report.outputs.values() if report else ())):
+    for name in (*PRODUCTS, publishing.RECORDS, *(report.outputs.values() if report else ())):
         target = out / name
         if target.parent == out and target.is_file():
             target.unlink()
-    for name in (publishing.ZARR, f"{publishing.ZARR}.partial"):
+    for name in (publishing.ZARR, f"{publishing.ZARR}.partial", f"{publishing.RECORDS}.parts"):
         shutil.rmtree(out / name, ignore_errors=True)
     (out / "ledger.jsonl").unlink(missing_ok=True)
