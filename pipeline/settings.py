@@ -195,7 +195,14 @@ def _tile(
                 remedy=f"it takes {sides}{upto} px",
             )
         # Rounded here, by the rule and the stride at once: rounding the core alone may leave the rule.
-        return settings.tile if rule.fixed is not None else max(step, settings.tile // step * step)
+        if rule.fixed is None and settings.tile < step:
+            raise GridError(
+                f"a tile of {settings.tile} px holds no multiple of {step} px (stride {spec.stride}, sides in"
+                f" multiples of {rule.multiple})",
+                place="--tile",
+                remedy=f"use a tile of at least {step} px",
+            )
+        return settings.tile if rule.fixed is not None else settings.tile // step * step
     if rule.fixed is not None:
         return rule.fixed
     if math.lcm(step, 16) <= (rule.maximum or math.inf):
