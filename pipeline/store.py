@@ -237,6 +237,19 @@ class ResultStore:
             )
         for name, values in (*arrays.items(), (REASON, reason)):
             self._put(0, name, shard.window, values, f"shard {shard.name}")
+            self._make_durable(name, shard)
+
+    def _make_durable(self, name: str, shard: Shard) -> None:
+        """Bring a shard's bytes to the disk: the ledger's line, which comes next, says that they are there."""
+        if is_remote(self.place):
+            return
+        array = self._array(0, name)
+        prefix = (0,) * (array.ndim - 2)
+        key = array.metadata.chunk_key_encoding.encode_chunk_key((*prefix, *shard.index))  # type: ignore[union-attr]
+        path = local_path(self.place) / "0" / name / key
+        if path.exists():  # a shard of nodata alone is not stored
+            with _said(f"writing {name}", f"shard {shard.name}"):
+                fsync_path(path)
 
     def read(self, name: str, window: Window, level: int = 0) -> NDArray[Any]:
         """Return stored values: ``[C, rows, columns]``, or ``[rows, columns]`` for one band and ``reason``."""
