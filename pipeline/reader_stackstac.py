@@ -39,6 +39,7 @@ class StackstacReader:
         from rasterio.enums import Resampling
         from rasterio.windows import Window as RioWindow
 
+        _refuse_masks(dataset, file)
         dtype = np.dtype(working_dtype(dataset.dtypes[file.index - 1]))
         reader = _reader_class()(
             url=dataset.name,
@@ -57,6 +58,18 @@ class StackstacReader:
         finally:
             reader.close()
         return np.array(pixels, dtype)
+
+
+def _refuse_masks(dataset: rasterio.DatasetReader, file: BandFile) -> None:
+    from rasterio.enums import MaskFlags
+
+    flags = dataset.mask_flag_enums[file.index - 1]
+    if MaskFlags.alpha in flags or MaskFlags.per_dataset in flags:
+        raise InputError(
+            "the file has a mask or alpha band, which a warp by stackstac would not heed",
+            place=file.place,
+            remedy="use the reader odc",
+        )
 
 
 def _spec(box: GeoBox) -> Any:

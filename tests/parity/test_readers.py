@@ -12,8 +12,9 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from rasterio.enums import Resampling
 from rasterio.warp import reproject
-from scenes import write_scene
+from scenes import make_item, write_scene
 
+from tilewright.errors import InputError
 from tilewright.pipeline.grid import Grid, Window
 from tilewright.pipeline.readers import BandFile, BandReader, make_reader
 
@@ -188,3 +189,48 @@ def test_odc_stac_driver_is_exact(ramp: Path) -> None:
     _, pixels = ExactDriver().open(RasterSource(str(ramp)), None).read(params, grid.geobox)
     ours = _read("odc", ramp, grid, grid.window, "bilinear")
     assert np.nanmax(np.abs(pixels - ours)) < 1e-3
+
+
+def test_masks_of_the_file(tmp_path: Path) -> None:
+    """An internal mask and a value that is nodata only by the Item's word are both left out of the kernel."""
+    values = np.full((1, 200, 200), 100, "uint8")
+    values[0, :, 100:] = 250
+    path = write_scene(tmp_path / "masked.tif", values, transform=SOURCE)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as data:
+        data.write_mask(values[0] == 100)
+    grid = Grid(GeoBox((150, 150), SOURCE @ Affine.translation(20.4, 20.4), "EPSG:32633"))
+    got = _read("odc", path, grid, grid.window, "bilinear")
+    assert set(np.unique(got[np.isfinite(got)])) == {100.0}
+    assert np.isnan(got[:, 81:]).all()
+    with pytest.raises(InputError, match="use the reader odc"):
+        _read("stackstac", path, grid, grid.window, "bilinear")
+    plain = write_scene(tmp_path / "plain.tif", values, transform=SOURCE)
+    told = BandFile(str(plain), 1, 250, True, False, "item, band")
+    for name in READERS:
+        pixels = BandReader(grid, make_reader(name)).read(told, grid.window, "bilinear")
+        assert set(np.unique(pixels[np.isfinite(pixels)])) == {100.0}
+
+
+def test_a_cube_that_the_user_made_with_stackstac(tmp_path: Path) -> None:
+    """stackstac's own result, corners or centres, is the grid and the pixels of the file."""
+    import stackstac
+
+    from tilewright.pipeline.arrays import DataArraySource
+
+    values = np.random.default_rng(4).integers(1, 9_999, (1, 97, 83)).astype("uint16")
+    path = write_scene(tmp_path / "a.tif", values, transform=SOURCE, nodata=0)
+    item = make_item("a", {"red": path}).to_dict()
+    item["assets"]["red"] |= {"proj:epsg": 32633, "proj:shape": [97, 83], "proj:transform": list(SOURCE)[:6]}
+    for corner in ("topleft", "center"):
+        cube = stackstac.stack(
+            [item], epsg=32633, resolution=10, xy_coords=corner, rescale=False, chunksize=40
+        )
+        source = DataArraySource(cube)
+        assert source.grid.transform == tuple(SOURCE)[:6]
+        assert source.layers["image"].bands == ("red",)
+        window = Window(11, 90, 3, 70)
+        np.testing.assert_array_equal(source.read(window).data["image"][0, 0], values[0, 11:90, 3:70])
+        part = DataArraySource(cube.isel(x=slice(9, 60), y=slice(4, 80)))
+        np.testing.assert_array_equal(
+            part.read(Window(1, 7, 2, 9)).data["image"][0, 0], values[0, 5:11, 11:18]
+        )
