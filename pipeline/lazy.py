@@ -1,7 +1,7 @@
 """`map_pixels`: a kernel over a cube as a lazy xarray Dataset whose chunks are shards.
 
 A task reads its own core and halo and runs the engine on one shard. Nothing is exchanged in the graph: with
-``dask.array.map_overlap`` the same work took 14,661 tasks and three times the memory (docs/performance.md).
+``dask.array.map_overlap`` the same work took 14,661 tasks and three times the memory (docs/guides/performance.md).
 """
 
 from __future__ import annotations

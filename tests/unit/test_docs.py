@@ -148,6 +148,13 @@ def test_files_and_tests_exist(page: Path) -> None:
             assert test in names_of_tests(ROOT / path), f"{page_id(page)} names {named}"
 
 
+def test_pages_that_the_code_names_exist() -> None:
+    for folder in ("catalogs", "pipeline", "kernels", "flows", "tilewright", "benchmarks"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for page in re.findall(r"docs/[\w./-]+\.md", path.read_text()):
+                assert (ROOT / page).is_file(), f"{path.name} names {page}"
+
+
 @pytest.mark.parametrize("wing", ["catalogs", "pipeline", "kernels", "flows", "tilewright"])
 def test_the_architecture_names_every_module(wing: str) -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
