@@ -113,7 +113,7 @@ class DataArraySource:
         import xarray as xr
 
         single = isinstance(cube, (xr.DataArray, xr.Dataset))
-        arrays: Mapping[str, Any] = {name: cube} if single else cube  # type: ignore[dict-item, assignment]
+        arrays: Mapping[str, Any] = {name: cube} if single else cube  # type: ignore[assignment]
         if not arrays:
             raise InputError("no array is given", place="cube", remedy="give a DataArray")
         self._layers = {
@@ -281,14 +281,15 @@ def _merge(row: tuple[ArrayCube, ...]) -> tuple[ArrayCube, ...]:
 
 
 def _compute(variables: Sequence[Any]) -> list[NDArray[Any]]:
-    import dask
+    from dask.base import compute
 
     chunked = [v.chunks is not None for v in variables]
     if not any(chunked):
         return [np.asarray(v.values) for v in variables]
     lazy = [v.data if is_chunked else v.values for v, is_chunked in zip(variables, chunked, strict=True)]
     # A scheduler of our own: the task that reads may itself run on a worker of a cluster.
-    return [np.asarray(a) for a in dask.compute(*lazy, scheduler="threads", num_workers=_READ_THREADS)]
+    done = compute(*lazy, scheduler="threads", num_workers=_READ_THREADS)  # type: ignore[no-untyped-call]
+    return [np.asarray(a) for a in done]
 
 
 def _invalid(block: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:

@@ -152,7 +152,7 @@ def _lazy(source: CubeSource, chunks: int) -> tuple[Any, Any]:
     def array(name: str, axes: tuple[tuple[int, ...], ...], dtype: str) -> Any:
         kept = {root, read, name}
         graph = HighLevelGraph({k: layers[k] for k in kept}, {k: needs[k] for k in kept})
-        return dask.array.Array(graph, name, axes, dtype=dtype)
+        return dask.array.Array(graph, name, axes, dtype=dtype)  # type: ignore[no-untyped-call]
 
     return (
         array(values, (times, (len(layer.bands),), *sizes), layer.dtype),

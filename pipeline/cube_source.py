@@ -284,7 +284,7 @@ class CubeSource:
 def _periods(items: Sequence[Any]) -> list[Sequence[pystac.Item]]:
     listed = list(items)
     nested = bool(listed) and not hasattr(listed[0], "assets")
-    periods = [list(period) for period in listed] if nested else [listed]
+    periods: list[Sequence[pystac.Item]] = [list(period) for period in listed] if nested else [listed]
     empty = [i for i, period in enumerate(periods) if not period]
     if not listed or empty:
         which = (

@@ -14,7 +14,7 @@ import numpy as np
 from odc.loader import RasterLoadParams, RasterSource, RioDriver, RioReader
 
 from .handles import Handles
-from .readers import BandFile, masked_floats, working_dtype
+from .readers import BandFile, masked_floats, raster_geobox, working_dtype
 from .warp import TOLERANCE, Placement, place, source_window
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class _Opened:
     at: Placement
 
 
-class ExactDriver(RioDriver):  # type: ignore[misc]
+class ExactDriver(RioDriver):
     """odc-loader's rasterio driver, warping exactly. Fit for ``odc.stac.load(..., driver=ExactDriver())``.
 
     The blocks that odc-stac asks for are its chunks, so there the pixels at block edges still depend on the
@@ -46,7 +46,7 @@ class ExactDriver(RioDriver):  # type: ignore[misc]
         return ExactReader(src, ctx)
 
 
-class ExactReader(RioReader):  # type: ignore[misc]
+class ExactReader(RioReader):
     """Reads one band into a GeoBox, as `odc.loader.RioReader` does, without its approximations."""
 
     def read(
@@ -72,8 +72,6 @@ class ExactReader(RioReader):  # type: ignore[misc]
         return (slice(0, pixels.shape[0]), slice(0, pixels.shape[1])), pixels
 
     def _read_fresh(self, cfg: RasterLoadParams, box: GeoBox) -> NDArray[Any]:
-        from odc.geo.converters import rio_geobox
-
         from .grid import Grid
 
         override = cfg.src_nodata_override
@@ -84,7 +82,7 @@ class ExactReader(RioReader):  # type: ignore[misc]
         handles = Handles()
         try:
             dataset = handles.get(self._src.uri)
-            return _warp(dataset, file, box, place(rio_geobox(dataset), Grid(box)), cfg.resampling)
+            return _warp(dataset, file, box, place(raster_geobox(dataset, file), Grid(box)), cfg.resampling)
         finally:
             handles.close()
 

@@ -71,8 +71,10 @@ class BandFile:
 class Reader(Protocol):
     """Warps a band into one block of the grid, by one library or another."""
 
-    name: Literal["odc", "stackstac"]
-    """The name in recipes."""
+    @property
+    def name(self) -> Literal["odc", "stackstac"]:
+        """The name in recipes."""
+        ...
 
     def warp(
         self, dataset: rasterio.DatasetReader, file: BandFile, box: GeoBox, at: Placement, resampling: str
@@ -121,7 +123,7 @@ def masked_floats(dataset: rasterio.DatasetReader, file: BandFile, window: Windo
 
     region = RioWindow(window.col0, window.row0, window.width, window.height)
     raw = dataset.read(file.index, window=region)
-    values = raw.astype(working_dtype(str(raw.dtype)))
+    values: NDArray[Any] = raw.astype(working_dtype(str(raw.dtype)))
     nodata = file_nodata(dataset, file)
     if nodata is not None and not math.isnan(nodata):
         values[raw == nodata] = np.nan
@@ -133,13 +135,15 @@ def masked_floats(dataset: rasterio.DatasetReader, file: BandFile, window: Windo
     return values
 
 
-def _raster_geobox(dataset: rasterio.DatasetReader, file: BandFile) -> GeoBox:
+def raster_geobox(dataset: rasterio.DatasetReader, file: BandFile) -> GeoBox:
+    """Return the file's grid: its own, or the Item's ground over the file's pixels where it has none."""
     from affine import Affine
-    from odc.geo.converters import rio_geobox
     from odc.geo.geobox import GeoBox
 
     if dataset.crs is not None:
-        return rio_geobox(dataset)
+        code = dataset.crs.to_epsg(confidence_threshold=90)
+        crs = f"EPSG:{code}" if code else dataset.crs.to_wkt()
+        return GeoBox(dataset.shape, dataset.transform, crs)
     if file.stated is None:
         raise ReadError(
             "neither the file nor its Item has a CRS and a transform",
@@ -165,13 +169,18 @@ class BandReader:
         self._handles = Handles()
         self._placements: dict[tuple[str, int], Placement] = {}
         self._lock = threading.Lock()
-        self.bytes_read = 0
+        self._counted = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"grid": self.grid, "reader": self.reader, "cache": self.cache.limit, "signer": self._signer}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of decoded source pixels that the calling thread has read."""
+        return int(getattr(self._counted, "bytes", 0))
 
     def _signed_by(self, href: str) -> Signer:
         from tilewright.catalogs.signing import signer_for
@@ -198,7 +207,7 @@ class BandReader:
     def _place(self, dataset: rasterio.DatasetReader, file: BandFile) -> Placement:
         if file.index > dataset.count:
             raise ReadError(f"band {file.index} is wanted of a file with {dataset.count}", place=file.place)
-        return place(_raster_geobox(dataset, file), self.grid)
+        return place(raster_geobox(dataset, file), self.grid)
 
     def read(self, file: BandFile, window: Window, resampling: str) -> NDArray[Any]:
         """Return the band over ``window`` as floats ``[rows, columns]``, NaN where invalid or not covered.
@@ -255,8 +264,7 @@ class BandReader:
         return self.cache.get((file.href, file.index, file.nodata, resampling, block), make)
 
     def _count(self, pixels: float, dtype: np.dtype[Any]) -> None:
-        with self._lock:
-            self.bytes_read += int(pixels) * dtype.itemsize
+        self._counted.bytes = self.bytes_read + int(pixels) * dtype.itemsize
 
 
 def _text(window: Window) -> str:

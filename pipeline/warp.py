@@ -69,7 +69,7 @@ class Placement:
         if self.footprint is None:
             return True
         x0, y0, x1, y1 = self.footprint.bounds
-        return window.col0 < x1 and window.col1 > x0 and window.row0 < y1 and window.row1 > y0
+        return bool(window.col0 < x1 and window.col1 > x0 and window.row0 < y1 and window.row1 > y0)
 
     def covers(self, window: Window) -> NDArray[np.bool_]:
         """Return ``[rows, columns]`` of bool: True where the centre of the pixel lies on the raster."""
@@ -125,13 +125,16 @@ def transformer(source: str, target: str) -> pyproj.Transformer:
     return pyproj.Transformer.from_crs(source, target, always_xy=True)
 
 
+def _through(affine: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
+
+
 def _moved(points: NDArray[np.float64], source: GeoBox, target: GeoBox) -> NDArray[np.float64]:
     """Return pixel coordinates ``[n, 2]`` (x, y) of ``source`` as those of ``target``."""
-    x, y = source.affine * (points[:, 0], points[:, 1])
+    x, y = _through(source.affine, points[:, 0], points[:, 1])
     if source.crs != target.crs:
         x, y = transformer(str(source.crs), str(target.crs)).transform(x, y)
-    u, v = ~target.affine * (np.asarray(x), np.asarray(y))
-    return np.column_stack([u, v])
+    return np.column_stack(_through(~target.affine, np.asarray(x), np.asarray(y)))
 
 
 def _outline(raster: GeoBox, grid: Grid) -> BaseGeometry | None:

@@ -68,13 +68,16 @@ def _open_zarr(href: str) -> xr.Dataset:
             "scale_factor" in array.attrs or "add_offset" in array.attrs
             for _, array in (group[path] if path else group).arrays()  # type: ignore[union-attr]
         )
-        return xr.open_zarr(store, group=path, chunks=None, consolidated=False, mask_and_scale=scaled)
+        opened: xr.Dataset = xr.open_zarr(
+            store, group=path, chunks=None, consolidated=False, mask_and_scale=scaled
+        )
     except (OSError, KeyError, ValueError, zarr.errors.BaseZarrError) as error:
         raise InputError(
             f"not a readable Zarr store: {error}",
             place=href,
             remedy="give a store that xarray.open_zarr reads",
         ) from error
+    return opened
 
 
 def _object_store(href: str) -> Any:
