@@ -23,7 +23,7 @@ __all__ = ["GDAL_CACHE", "Memory", "PeakMemory", "available_memory", "probe_forw
 GDAL_CACHE = 128 << 20
 """GDAL's block cache in bytes while a run reads; its own default is 5 % of the machine."""
 FREE_LISTS = 1.25
-"""Share kept by allocators and by threads beyond the arrays themselves; measured, see docs/memory.md."""
+"""Share kept by allocators and by threads beyond the arrays themselves; measured, see docs/guides/memory.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,10 @@ def probe_forward(job: Job) -> tuple[int, float]:
     It is also the first call of the forward: raises `KernelError` that names the line where it fails.
     """
     from .forward import Forward, blank_samples
+    from .statistics import noise_statistics
 
+    if not job.statistics:
+        job = job.with_statistics(noise_statistics(job))
     forward, samples = Forward(job), blank_samples(job, job.settings.batch or 1)
     before = resident_bytes()
     with PeakMemory() as memory:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilewright.errors import InputError
+from tilewright.errors import InputError, KernelError
 
 from .engine import read_ahead
 from .source import Reason
@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from .job import Job
     from .source import Block
 
-__all__ = ["Sampled", "gather_statistics", "hash_positions", "merge_samples", "sample_block"]
+__all__ = [
+    "Sampled",
+    "gather_statistics",
+    "hash_positions",
+    "merge_samples",
+    "noise_statistics",
+    "sample_block",
+]
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -103,6 +110,25 @@ def gather_statistics(job: Job) -> dict[str, Any]:
             remedy="check the mask, the nodata values and that the dates overlap",
         )
     found: dict[str, Any] = plain(job.kernel.fit(sample[1]))
+    return found
+
+
+def noise_statistics(job: Job) -> dict[str, Any]:
+    """Return what the kernel's ``fit`` makes of noise in 0.1..0.9; {} if it needs no statistics, or refuses it.
+
+    A forward that reads them can be timed with these before the scene is read.
+    """
+    if job.kernel.spec.statistics is None or job.kernel.fit is None:
+        return {}
+    noise = np.random.default_rng(0)
+    samples = {
+        name: noise.uniform(0.1, 0.9, (4096, binding.dates, len(binding.channels)))
+        for name, binding in job.bindings.items()
+    }
+    try:
+        found: dict[str, Any] = plain(job.kernel.fit(samples))
+    except KernelError:
+        return {}
     return found
 
 

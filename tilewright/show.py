@@ -60,10 +60,8 @@ class ShardProgress:
 
 def print_report(report: Report) -> None:
     """Print what a run made and what it took."""
-    mpx = report.pixels / 1e6
-    console.print(
-        f"[bold]{report.title}[/bold]  {mpx:.2f} Mpx, {report.pixels_valid / report.pixels:.0%} valid"
-    )
+    size = f"{report.pixels / 1e6:,.2f} Mpx" if report.pixels >= 1e5 else f"{report.pixels:,} px"
+    console.print(f"[bold]{report.title}[/bold]  {size}, {report.pixels_valid / report.pixels:.0%} valid")
     for name, file in report.outputs.items():
         console.print(f"  {name}: {file}", highlight=False)
     reused = f" ({report.shards_reused} kept from before)" if report.shards_reused else ""

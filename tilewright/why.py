@@ -258,7 +258,8 @@ def _value(
 def _shard(name: str, entry: Mapping[str, Any] | None) -> dict[str, Any]:
     if entry is None:
         return {"name": name, "ledger": "not finished yet"}
-    return {"name": name, "ledger": {k: v for k, v in entry.items() if k not in ("shard", "statistics")}}
+    keys = ("digest", "pixels", "reasons", "tiles", "tiles_needed", "bytes_read", "seconds_read")
+    return {"name": name, "ledger": {key: entry[key] for key in keys if key in entry}}
 
 
 def _tiles(tiling: Tiling, at: tuple[int, int], shape: tuple[int, int]) -> list[dict[str, Any]]:
