@@ -203,12 +203,7 @@ class CubeSource:
         if not self.grid.window.contains(window):
             raise InputError(f"{window} is not inside the grid {self.grid.shape}", place="window")
         dates = self._periods[index]
-        values, codes = self._period(dates, window)
-        inside = self.grid.inside(window)
-        if not inside.all():
-            codes[~inside] = Reason.OUTSIDE
-            values[:, ~inside] = np.nan
-        return values, codes
+        return self._period(dates, window)
 
     def _period(self, dates: tuple[CubeDate, ...], window: Window) -> Plane:
         if self._composite is None:

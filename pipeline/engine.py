@@ -52,6 +52,12 @@ class ShardResult:
     """Tiles of its own that hold a pixel with a result, from grid and valid mask."""
     bytes_read: int = 0
     """Bytes read for it."""
+    pixels_forward: int = 0
+    """Input pixels of the batches since the shard before it."""
+    seams: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Output -> differences between neighbouring tiles on its pixels (`Seam.as_plain`)."""
+    clipped: dict[str, int] = field(default_factory=dict)
+    """Output -> values clipped to the declared range."""
     seconds_read: float = 0.0
     """Seconds of reading."""
 
@@ -69,6 +75,7 @@ class _Open:
     needed: int = 0
     cores: dict[str, tuple[NDArray[Any], NDArray[np.bool_]]] = field(default_factory=dict)
     sums: dict[str, Accumulator] = field(default_factory=dict)
+    seams: dict[str, Seam] = field(default_factory=dict)
 
 
 class Engine:
@@ -170,7 +177,7 @@ class Engine:
         spec = self.job.kernel.spec
         self._check_order(shard)
         reasons = shard_reasons(self.job, shard, block)
-        state = _Open(shard, reasons, 0, block.bytes_read if block else 0, seconds)
+        state = _Open(shard, reasons, 0, block.bytes_read if block else 0, seconds, seams=_seams(self.job))
         if self.job.blends and spec.mapping == "map_pixels":
             for name, output in spec.outputs.items():
                 span = output.range or (0.0, 1.0)
@@ -224,10 +231,11 @@ class Engine:
         # A core is final at once: a hundred planes of class scores live for one batch, not for a shard.
         stored[:, *at], done[at] = reduce_output(name, output, values, _repeat(ready, scale))
         if name in self.seams:
-            self._compare_edges(tile, name, values, whole, done[at])
+            self._compare_edges(state.seams[name], tile, name, values, whole, done[at])
 
     def _compare_edges(
         self,
+        seam: Seam,
         tile: Tile,
         name: str,
         values: NDArray[np.float32],
@@ -245,7 +253,7 @@ class Engine:
             if (common := strip.overlap(gives)) is not None:
                 at = common.slices(gives)
                 there = given[:, *common.slices(strip)]
-                self.seams[name].add_differences((values[:, *at] - there)[:, valid[at]])
+                seam.add_differences((values[:, *at] - there)[:, valid[at]])
         right = Window(gives.row0, gives.row1, gives.col1, gives.col1 + scale)
         below = Window(gives.row1, gives.row1 + scale, gives.col0, gives.col1)
         for target, strip in (((row, col + 1), right), ((row + 1, col), below)):
@@ -265,7 +273,7 @@ class Engine:
         for name, output in spec.outputs.items():
             reason = _repeat(state.reasons[name], scale)
             if name in state.sums:
-                values, filled = state.sums[name].result(self.seams[name])
+                values, filled = state.sums[name].result(state.seams[name])
                 self._count_clipped(name, state.sums[name].clipped)
                 arrays[name], ok = reduce_output(name, output, values, filled & (reason == Reason.VALID))
             else:
@@ -274,9 +282,33 @@ class Engine:
                 )
             reason = np.where(ok, np.uint8(Reason.VALID), np.maximum(reason, np.uint8(Reason.NODATA)))
             best = np.minimum(best, reason)
+        clipped = {name: sums.clipped for name, sums in state.sums.items() if sums.clipped}
         return ShardResult(
-            state.shard, arrays, best, state.tiles, state.needed, state.bytes_read, state.seconds_read
+            shard=state.shard,
+            arrays=arrays,
+            reason=best,
+            tiles=state.tiles,
+            tiles_needed=state.needed,
+            bytes_read=state.bytes_read,
+            seconds_read=state.seconds_read,
+            pixels_forward=self.counters.new_pixels(),
+            seams=self._told_seams(state),
+            clipped=clipped,
         )
+
+    def continue_from(self, former: Engine) -> None:
+        """Go on with the counts of an engine that failed half-way."""
+        self.forward.counters, self.seams = former.counters, former.seams
+
+    def _told_seams(self, state: _Open) -> dict[str, dict[str, Any]]:
+        """Add a closed shard's seams to the engine's, and forget strips that wait for tiles it did not run."""
+        per = self.job.tiling.shard // self.job.tiling.core
+        here = state.shard.index
+        self._edges = {k: v for k, v in self._edges.items() if (k[0] // per, k[1] // per) != here}
+        plain = {name: seam.as_plain() for name, seam in state.seams.items()}
+        for name, seam in plain.items():
+            self.seams[name].merge(seam)
+        return plain
 
     def _exchange(self, state: _Open) -> None:
         """Take the margins that wait for this shard, and leave those that its tiles give to later ones."""

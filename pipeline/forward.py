@@ -37,12 +37,19 @@ class Counters:
     """Of these, tiles of a neighbour that were computed again because its margins did not travel."""
     pixels: int = 0
     """Input pixels of all batches: halo, padding and filler included."""
+    told: int = 0
+    """Of these pixels, those that `new_pixels` has given already."""
     batches: int = 0
     """Calls of the kernel."""
     seconds: float = 0.0
     """Seconds in the forward, transfers to and from the device included."""
     bad: dict[str, int] = field(default_factory=dict)
     """Output -> values that were clipped to the declared range."""
+
+    def new_pixels(self) -> int:
+        """Return the pixels since the last call: what a shard's line in the ledger says."""
+        new, self.told = self.pixels - self.told, self.pixels
+        return new
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +184,11 @@ class Forward:
             if isinstance(values, torch.Tensor):
                 values = values.float().cpu()
             if output.is_raster:
+                if not isinstance(values, torch.Tensor):
+                    raise KernelError(
+                        f"gave a {type(values).__name__}, expected a tensor",
+                        place=f"kernel {spec.name}, output {name}",
+                    )
                 if values.ndim == 3:
                     values = values[:, None]
                 if values.ndim != 4 or values.shape[0] != self.size or values.shape[2:] != (side, side):

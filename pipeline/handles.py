@@ -6,6 +6,7 @@ GDAL datasets may not be shared among threads, and a handle must be closed by th
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import threading
@@ -58,11 +59,26 @@ def plain_href(href: str) -> str:
     return href if is_local(href) else href.split("?", 1)[0]
 
 
+def gdal_path(href: str) -> str:
+    """Return an object-store URL as GDAL's own path: rasterio would want boto3 for ``s3://``, GDAL needs nothing."""
+    found = re.match(r"^(s3|s3a|gs|az)://(.+)$", href)
+    return f"/vsi{found[1].removesuffix('a')}/{found[2]}" if found else href
+
+
+def _endpoint() -> dict[str, str]:
+    """Return GDAL's options for the S3 endpoint that ``AWS_ENDPOINT_URL`` names, unless they are set."""
+    scheme, _, host = os.environ.get("AWS_ENDPOINT_URL", "").partition("://")
+    if not host or "AWS_S3_ENDPOINT" in os.environ:
+        return {}
+    secure = "YES" if scheme == "https" else "NO"
+    return {"AWS_S3_ENDPOINT": host.rstrip("/"), "AWS_HTTPS": secure, "AWS_VIRTUAL_HOSTING": "FALSE"}
+
+
 def gdal_env(href: str) -> rasterio.Env:
     """Return GDAL's settings for reading ``href``; what the caller's own environment says is kept beneath."""
     import rasterio
 
-    return rasterio.Env(**(_LOCAL if is_local(href) else _GDAL))
+    return rasterio.Env(**(_LOCAL if is_local(href) else _GDAL | _endpoint()))
 
 
 class Handles:
@@ -102,7 +118,7 @@ class Handles:
             datasets.move_to_end(key)
             return datasets[key]
         options = {} if level is None else {"overview_level": level}
-        dataset = rasterio.open(opened_as() if opened_as else href, sharing=False, **options)
+        dataset = rasterio.open(gdal_path(opened_as() if opened_as else href), sharing=False, **options)
         datasets[key] = dataset
         while len(datasets) > self._per_thread:
             datasets.popitem(last=False)[1].close()
@@ -125,7 +141,7 @@ def forget_network(path: str) -> None:
     """Make GDAL forget what it cached about ``path``: a failed open is cached like a good one."""
     import rasterio.cache
 
-    rasterio.cache.invalidate(path)
+    rasterio.cache.invalidate(gdal_path(path))
 
 
 def refused(error: BaseException) -> bool:

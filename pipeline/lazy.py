@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,6 +95,11 @@ def map_pixels(
     if settings is None:
         settings = Settings(**wishes)
     job = prepare(kernel, as_source(cube), settings)
+    if settings.batch is None:
+        # A task has the tiles of its own shard alone; a larger batch would be filler. The bits stay: they do
+        # not depend on the size of a batch (docs/promises).
+        most = (job.tiling.shard // job.tiling.core) ** 2
+        job = replace(job, settings=replace(job.settings, batch=min(job.settings.batch or 1, most)))
     return lazy_dataset(job)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,18 @@ from tilewright.errors import StoreError
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-__all__ = ["fsync_path", "is_remote", "local_path", "upload", "zarr_store"]
+__all__ = [
+    "fetch",
+    "fsync_path",
+    "is_remote",
+    "local_path",
+    "remove",
+    "remove_tree",
+    "run_place",
+    "upload",
+    "work_folder",
+    "zarr_store",
+]
 
 SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
 """URL schemes that obstore opens as object stores."""
@@ -79,8 +92,73 @@ def upload(path: Path, url: str, *, options: Mapping[str, Any] | None = None) ->
         with path.open("rb") as file:
             obstore.put(_obstore(parent, options), name, file, use_multipart=True)
     except BaseError as error:
-        cause = f"the upload of {path.name} failed: {str(error).splitlines()[0]}"
-        raise StoreError(cause, place=url, remedy="check the address, the keys and the endpoint") from error
+        raise _refused(f"the upload of {path.name} failed", url, error) from error
+
+
+def run_place(out: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """Return the folder in which a run works, and the object-store address of its result, if it goes to one."""
+    text = os.fspath(out)
+    if not is_remote(text):
+        return local_path(text), None
+    url = text.rstrip("/")
+    return work_folder(url), url
+
+
+def work_folder(url: str) -> Path:
+    """Return where a run that goes to ``url`` keeps its ledger and makes its files.
+
+    ``tilewright/runs/NAME-HASH`` in the user's cache folder (``XDG_CACHE_HOME``, else ``~/.cache``): it follows
+    from the address alone, so the same command resumes.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", url.rpartition("/")[2]).strip("-.") or "run"
+    return Path(cache) / "tilewright" / "runs" / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+
+
+def fetch(url: str, *, options: Mapping[str, Any] | None = None) -> bytes | None:
+    """Return an object, or None where there is none; raises `StoreError` where the store does not answer."""
+    import obstore
+    from obstore.exceptions import BaseError
+
+    parent, _, name = url.rpartition("/")
+    try:
+        return bytes(obstore.get(_obstore(parent, options), name).bytes())
+    except FileNotFoundError:
+        return None
+    except BaseError as error:
+        raise _refused(f"{name} could not be read", url, error) from error
+
+
+def remove(url: str, *, options: Mapping[str, Any] | None = None) -> None:
+    """Delete an object, if it is there."""
+    import obstore
+    from obstore.exceptions import BaseError
+
+    parent, _, name = url.rpartition("/")
+    try:
+        obstore.delete(_obstore(parent, options), name)
+    except FileNotFoundError:
+        return
+    except BaseError as error:
+        raise _refused(f"{name} could not be deleted", url, error) from error
+
+
+def remove_tree(url: str, *, options: Mapping[str, Any] | None = None) -> None:
+    """Delete every object below ``url``, a thousand at a time."""
+    import obstore
+    from obstore.exceptions import BaseError
+
+    store = _obstore(url, options)
+    try:
+        for found in obstore.list(store, chunk_size=1000):
+            obstore.delete(store, [entry["path"] for entry in found])
+    except BaseError as error:
+        raise _refused("the result there could not be deleted", url, error) from error
+
+
+def _refused(cause: str, url: str, error: Exception) -> StoreError:
+    first = str(error).splitlines()[0]
+    return StoreError(f"{cause}: {first}", place=url, remedy="check the address, the keys and the endpoint")
 
 
 def fsync_path(path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +28,14 @@ from tilewright.catalogs.publish import publish as publish_item
 
 from .cog import class_colours, write_cog
 from .digest import result_digest
+from .handles import is_local
 from .quicklook import quicklook
 from .report import versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import pystac
 
     from tilewright.kernels.contract import OutputSpec
 
@@ -84,7 +87,7 @@ def publish(job: Job, request: Request, store: ResultStore, started: datetime) -
     else:
         store.publish({"tilewright:digest": digest})
         files["zarr"] = ZARR
-    write_item(job, request, list(_assets(job, files)), digest, started)
+    write_item(job, request, list(_assets(job, files, request.remote)), digest, started)
     files["item"] = "item.json"
     return Published(files, digest)
 
@@ -110,7 +113,7 @@ def write_item(job: Job, request: Request, assets: list[OutputAsset], digest: st
             wkt2=None if grid.crs.startswith("EPSG:") else grid.crs,
         ),
         assets=assets,
-        derived_from=[ItemRef.of(item) for item in request.items],
+        derived_from=[_reference(item, request.remote) for item in request.items],
         lineage=f"{request.title}: kernel {job.kernel.spec.name} over {len(request.items) or 'local'} inputs",
         software=versions(),
         digest=digest,
@@ -118,7 +121,13 @@ def write_item(job: Job, request: Request, assets: list[OutputAsset], digest: st
     )
 
 
-def _assets(job: Job, files: dict[str, str]) -> Iterator[OutputAsset]:
+def _reference(item: pystac.Item, remote: str | None) -> ItemRef:
+    """Return what the Item says of an input; from an object store no path of this machine can be followed."""
+    ref = ItemRef.of(item)
+    return replace(ref, href=None) if remote and ref.href and is_local(ref.href) else ref
+
+
+def _assets(job: Job, files: dict[str, str], remote: str | None) -> Iterator[OutputAsset]:
     resolution = job.output_grid.resolution if not _is_geographic(job.output_grid) else None
     every: list[OutputBand] = []
     for name, spec in job.kernel.spec.outputs.items():
@@ -129,8 +138,9 @@ def _assets(job: Job, files: dict[str, str]) -> Iterator[OutputAsset]:
                 name, files[name], COG_MEDIA, ("data",), spec.description or name, bands, None, resolution
             )
     if "zarr" in files:
+        title, away = "All outputs and reason", remote is not None
         yield OutputAsset(
-            "zarr", ZARR, ZARR_MEDIA, ("data",), "All outputs and reason", tuple(every), None, resolution
+            "zarr", ZARR, ZARR_MEDIA, ("data",), title, tuple(every), None, resolution, elsewhere=away
         )
     yield OutputAsset("quicklook", files["quicklook"], "image/png", ("thumbnail", "overview"), "Quicklook")
 

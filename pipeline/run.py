@@ -24,6 +24,7 @@ import numpy as np
 from tilewright.errors import InputError, ResumeError, StoreError
 
 from . import outputs as publishing
+from .delivery import Delivery
 from .digest import shard_digest
 from .engine import Engine, ShardResult
 from .ledger import Ledger
@@ -32,6 +33,7 @@ from .plan import make_plan
 from .report import Report, versions
 from .source import Reason
 from .statistics import gather_statistics
+from .stitch import Seam
 from .store import ResultStore
 
 if TYPE_CHECKING:
@@ -64,6 +66,8 @@ class Request:
     """Id of the Item: letters, digits, ``.``, ``_`` and ``-``."""
     items: tuple[Any, ...] = ()
     """The pystac Items that the source was made of, for ``derived_from``."""
+    remote: str | None = None
+    """Address in an object store to which the result goes; ``out`` is then the work folder (see `objects`)."""
     begin: Callable[[Path], Any] | None = None
     """Called with the folder as soon as it is this run's: writes what belongs beside the result."""
 
@@ -96,6 +100,7 @@ class Run:
         self._seconds_write = 0.0
         self._memory = PeakMemory()
         self._stack = ExitStack()
+        self.delivery = Delivery(request.out, request.remote) if request.remote else None
         self._engine: Any = None
         self._engine_is_whole = False
 
@@ -108,7 +113,11 @@ class Run:
             self.plan.check()  # before the folder is made, or a former run removed from it
             stack.enter_context(_locked(out, fresh=self.request.fresh))
             layout = {"shard": job.tiling.shard, "only": self.request.only}
+            if self.delivery is not None and self.request.fresh:
+                self.delivery.clear()
             self.ledger = Ledger.open(out, job.fingerprint, layout)
+            if self.delivery is not None:
+                self.delivery.begin(self.ledger.header["fingerprint"])
             if self.request.begin is not None:
                 self.request.begin(out)
             self.finished = Report.read(out)
@@ -140,7 +149,7 @@ class Run:
     # The four steps in which runs of rasters differ from those of records (`tilewright.pipeline.tiles`).
 
     def _open_results(self) -> None:
-        self.store = _store(self.job, self.request.out, self.ledger)
+        self.store = _store(self.job, self.request, self.ledger)
 
     def _new_engine(self, shards: list[Shard]) -> Any:
         return Engine(self.job, shards)
@@ -193,8 +202,7 @@ class Run:
         if self._engine is None or not self._engine_is_whole:
             former, self._engine = self._engine, self._new_engine(self.todo)
             if former is not None:
-                self._engine.forward.counters = former.counters
-                self._engine.seams = former.seams
+                self._engine.continue_from(former)
         return self._engine
 
     def _write(self, result: Any) -> None:
@@ -205,6 +213,8 @@ class Run:
     def publish(self) -> Report:
         """Check the coverage, write pyramid, COGs, quicklook and Item, and the report last of all."""
         if self.finished is not None:
+            if self.delivery is not None:
+                self.delivery.deliver(self.finished)
             return replace(self.finished, shards_reused=self.finished.shards)
         reasons = check_coverage(self.ledger, self.shards, self.job)
         tick = perf_counter()
@@ -212,6 +222,8 @@ class Run:
         self._seconds_write += perf_counter() - tick
         report = self._report(reasons, made)
         report.write(self.request.out)
+        if self.delivery is not None:
+            self.delivery.deliver(report)
         return report
 
     def _report(self, reasons: dict[str, int], made: publishing.Published) -> Report:
@@ -235,7 +247,7 @@ class Run:
             tiles_needed=needed,
             tiles_run=run,
             work_factor=round(run / needed, 6) if needed else 1.0,
-            pixels_forward=counters.pixels,
+            pixels_forward=sum(e["pixels_forward"] for e in entries.values()),
             tile=job.tiling.tile,
             core=job.tiling.core,
             halo=job.tiling.halo,
@@ -258,22 +270,40 @@ class Run:
             pixels=sum(reasons.values()),
             pixels_valid=reasons.get("valid", 0),
             reasons=reasons,
-            seam={name: seam.summary() for name, seam in engine.seams.items()} or None,
-            clipped=dict(counters.bad),
+            seam=_seams(job, entries) or None,
+            clipped=_clipped(entries),
             failures=list(getattr(job.source, "failures", ())),
             digest=made.digest,
             fingerprint=self.ledger.header["fingerprint"],
             statistics=job.statistics,
-            notes=list(job.notes),
+            notes=[*job.notes, *_nothing_valid(reasons)],
             started=self._started.isoformat(timespec="seconds"),
             versions=versions(),
             extra=dict(self.request.extra),
         )
 
 
-def _store(job: Job, out: Path, ledger: Ledger) -> ResultStore:
-    """Open the unpublished store that the ledger speaks of, or create one."""
-    url = out / publishing.ZARR
+def _seams(job: Job, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float | int]]:
+    """Merge what the shards' lines say of seams: of the whole result, whatever was resumed."""
+    merged: dict[str, Seam] = {}
+    for entry in entries.values():
+        for name, plain in entry["seams"].items():
+            low, high = job.kernel.spec.outputs[name].range or (0.0, 1.0)
+            merged.setdefault(name, Seam(low, high)).merge(plain)
+    return {name: seam.summary() for name, seam in merged.items()}
+
+
+def _clipped(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for entry in entries.values():
+        total.update(entry["clipped"])
+    return dict(total)
+
+
+def _store(job: Job, request: Request, ledger: Ledger) -> ResultStore:
+    """Open the unpublished store that the ledger speaks of, or create one; if it is not wanted, a local one."""
+    place = request.out if request.remote is None or request.only == "cog" else request.remote
+    url = f"{place}/{publishing.ZARR}"
     scale = job.kernel.spec.scale
     if ledger.entries:
         try:
@@ -302,6 +332,9 @@ def _write(job: Job, store: ResultStore, ledger: Ledger, result: ShardResult) ->
         tiles_needed=result.tiles_needed,
         bytes_read=result.bytes_read,
         seconds_read=round(result.seconds_read, 4),
+        pixels_forward=result.pixels_forward,
+        seams=result.seams,
+        clipped=result.clipped,
         statistics=_value_statistics(result, job),
     )
 
@@ -342,6 +375,13 @@ def check_coverage(ledger: Ledger, shards: list[Shard], job: Job) -> dict[str, i
     return dict(totals)
 
 
+def _nothing_valid(reasons: Mapping[str, int]) -> Iterator[str]:
+    """Yield a warning where the whole map is empty."""
+    if not reasons.get("valid"):
+        told = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in reasons.items())
+        yield f"no pixel has a result: {told}"
+
+
 @contextmanager
 def _gdal() -> Iterator[None]:
     """Bound GDAL's block cache: its default of 5 % of the machine is no promise."""
@@ -358,24 +398,36 @@ def _locked(out: Path, *, fresh: bool) -> Iterator[None]:
         raise InputError("is a file", place=str(out), remedy="name a folder by --out")
     made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    handle = os.open(out / ".lock", os.O_CREAT | os.O_RDWR)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise ResumeError(
-            "another run is writing here", place=str(out), remedy="wait for it, or use another --out"
-        ) from error
+    lock = out / ".lock"
+    handle = _acquire(lock)
     try:
         if fresh:
             _clear(out)
         yield
     finally:
-        (out / ".lock").unlink(missing_ok=True)
+        lock.unlink(missing_ok=True)  # while it is held: nobody else can hold this very file
         os.close(handle)
         if made:
             with suppress(OSError):  # a run that was refused leaves no empty folder
                 out.rmdir()
+
+
+def _acquire(lock: Path) -> int:
+    """Return an open handle that holds ``lock``, or raise `ResumeError` where another process does."""
+    while True:
+        handle = os.open(lock, os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise ResumeError(
+                "another run is writing here",
+                place=str(lock.parent),
+                remedy="wait for it, or use another --out",
+            ) from error
+        if lock.exists() and os.fstat(handle).st_ino == lock.stat().st_ino:
+            return handle
+        os.close(handle)  # its holder removed it between our two calls
 
 
 def _clear(out: Path) -> None:

@@ -7,7 +7,7 @@ its tiles came: that is why values are quantised to 2^-20 of the declared range 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from tilewright.errors import GridError, KernelError
 from .grid import Window
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from .grid import Shard, Tile, Tiling
@@ -114,23 +116,43 @@ class Seam:
     def __init__(self, low: float = 0.0, high: float = 1.0) -> None:
         self.span = high - low
         self.counts = np.zeros(self.BINS, dtype=np.int64)
-        self.total = 0.0
+        self.steps = 0
+        self.rest = 0.0
         self.largest = 0.0
 
     def add(self, low: NDArray[np.int32], high: NDArray[np.int32]) -> None:
         """Add pixels that at least two tiles predicted: their smallest and largest quantised values."""
-        self.add_differences((high.astype(np.int64) - low) * (self.span / QUANTUM))
+        steps = high.astype(np.int64) - low
+        self.steps += int(steps.sum())  # integers, so that the mean does not depend on the order either
+        self._count(steps * (self.span / QUANTUM))
 
     def add_differences(self, differences: NDArray[np.floating]) -> None:
         """Add absolute differences in output units; NaN is left out."""
         found = np.abs(differences[np.isfinite(differences)]).astype(np.float64)
+        self.rest += float(found.sum())
+        self._count(found)
+
+    def _count(self, found: NDArray[np.float64]) -> None:
+        found = found.ravel()
         if found.size:
             with np.errstate(divide="ignore"):
                 octaves = np.floor(np.log2(found) * self.OCTAVE) + self.BINS // 2
             bins = octaves.clip(0, self.BINS - 1).astype(np.int64)
             self.counts += np.bincount(bins, minlength=self.BINS)
-            self.total += float(found.sum())
             self.largest = max(self.largest, float(found.max()))
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return what was counted as plain data, for the ledger."""
+        bins = {str(i): int(self.counts[i]) for i in np.flatnonzero(self.counts)}
+        return {"steps": self.steps, "rest": self.rest, "max": self.largest, "bins": bins}
+
+    def merge(self, plain: Mapping[str, Any]) -> None:
+        """Add what another one counted (`as_plain`)."""
+        self.steps += plain["steps"]
+        self.rest += plain["rest"]
+        self.largest = max(self.largest, plain["max"])
+        for place, count in plain["bins"].items():
+            self.counts[int(place)] += count
 
     @property
     def pixels(self) -> int:
@@ -143,9 +165,10 @@ class Seam:
         if not pixels:
             return {"mean": 0.0, "p99": 0.0, "max": 0.0, "pixels": 0}
         place = int(np.searchsorted(np.cumsum(self.counts), 0.99 * pixels))
+        total = self.steps * (self.span / QUANTUM) + self.rest
         edge = 2.0 ** ((place + 1 - self.BINS // 2) / self.OCTAVE) if place else 0.0
         mean, p99, largest = (
-            float(f"{v:.6g}") for v in (self.total / pixels, min(edge, self.largest), self.largest)
+            float(f"{v:.6g}") for v in (total / pixels, min(edge, self.largest), self.largest)
         )
         return {"mean": mean, "p99": p99, "max": largest, "pixels": pixels}
 

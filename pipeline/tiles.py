@@ -126,6 +126,8 @@ class ShardRecords:
     """Seconds of reading."""
     needed: int = 0
     """Tiles with a valid pixel in their core: one record each, or any number of boxes."""
+    pixels_forward: int = 0
+    """Input pixels of the batches since the shard before it."""
     skipped: int = 0
     """Tiles without one; the kernel was not called for them."""
     records: list[Record] = field(default_factory=list)
@@ -138,13 +140,15 @@ class RecordEngine:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.forward = Forward(job)
-        self.seams: dict[str, Any] = {}
-        """Records are not blended: no output has a seam."""
 
     @property
     def counters(self) -> Counters:
         """What was counted at the kernel's call."""
         return self.forward.counters
+
+    def continue_from(self, former: RecordEngine) -> None:
+        """Go on with the counts of an engine that failed half-way."""
+        self.forward.counters = former.counters
 
     def run(self, shards: Iterable[Shard]) -> Iterator[ShardRecords]:
         """Compute shards, and yield each as soon as all its tiles are through, in their order."""
@@ -159,10 +163,15 @@ class RecordEngine:
                     pending = []
             del block
             while opened and len(opened[0].records) == opened[0].needed:
-                yield opened.pop(0)
+                yield self._told(opened.pop(0))
         if pending:
             self._infer(pending)
-        yield from opened
+        for state in opened:
+            yield self._told(state)
+
+    def _told(self, state: ShardRecords) -> ShardRecords:
+        state.pixels_forward = self.counters.new_pixels()
+        return state
 
     def _read(self, shard: Shard) -> tuple[ShardRecords, list[Tile], Block | None]:
         """Return a shard's state, its tiles with a valid pixel, and its block (None outside of the region)."""
@@ -284,6 +293,9 @@ class RecordRun(Run):
             rows=rows,
             bytes_read=result.bytes_read,
             seconds_read=round(result.seconds_read, 4),
+            pixels_forward=result.pixels_forward,
+            seams={},
+            clipped={},
         )
 
     def _publish(self) -> publishing.Published:

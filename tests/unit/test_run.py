@@ -220,7 +220,6 @@ def test_killed_in_the_middle_and_resumed(
         assert report.tiles_run > report.tiles_needed
 
 
-@pytest.mark.xfail(strict=True, reason="the seam of a resumed run counts its last start alone")
 def test_the_seam_and_the_clipped_values_survive_a_resume(raster: Path, tmp_path: Path) -> None:
     """Counts are of the whole result, across resumes: a seam is not forgotten with the process that saw it."""
 

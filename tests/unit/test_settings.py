@@ -29,8 +29,9 @@ def tiling(shape: tuple[int, int] = BIG, bytes_per_pixel: int = 8, keys: Any = N
 
 def test_the_default_tile_follows_the_radius() -> None:
     assert (tiling().tile, tiling().halo, tiling().core) == (512, 16, 480)
-    assert tiling(keys={"radius": 100}).tile == 800
+    assert (tiling(keys={"radius": 100}).tile, tiling(keys={"radius": 100}).core) == (792, 592)
     assert tiling(keys={"radius": 200}).tile == 1024
+    assert tiling(keys={"radius": 5}).shard == 2480, "the core is a multiple of 16, or the shard were 4,016"
     assert tiling(keys={"tile": {"default": 256}}).tile == 256
     assert tiling(keys={"tile": 224, "radius": None}).tile == 224
 
