@@ -236,11 +236,8 @@ def _value(
     from tilewright.pipeline.explain import plain_number
 
     raw = [plain_number(value) for value in stored]
-    empty = [value is None or value == nodata for value in raw]
-    values = [
-        None if e else (v if scale == (1, 0) else v * scale[0] + scale[1])
-        for v, e in zip(raw, empty, strict=True)
-    ]
+    known = [None if value is None or value == nodata else value for value in raw]
+    values = known if scale == (1, 0) else [None if v is None else v * scale[0] + scale[1] for v in known]
     found: dict[str, Any] = {
         "value": dict(zip(bands, values, strict=True))
         if bands

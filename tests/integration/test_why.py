@@ -11,6 +11,8 @@ import pytest
 import rasterio
 import yaml
 from commands import CATALOG, CORNER, KERNELS, command, write_recipe, write_tif
+from pyproj import Transformer
+from scenes import sentinel_2, write_scene
 
 from tilewright.errors import InputError
 from tilewright.why import explain_pixel
@@ -150,6 +152,66 @@ def test_the_rules_of_the_recipe_are_told(tmp_path):
     assert period["values"]["green"] == pytest.approx(green * 0.0001 - 0.1, rel=1e-6)
     assert facts["outputs"]["ngrdi"]["value"] is not None  # read from the COG: no Zarr was kept
     assert "notes" not in facts
+
+
+@pytest.fixture(scope="module")
+def clouds(tmp_path_factory):
+    """NDVI of two Sentinel-2 scenes of one day; a cloud in the first, over both in the corner; a region's edge."""
+    folder = tmp_path_factory.mktemp("clouds")
+    generator = np.random.default_rng(5)
+    items = []
+    for n, cloud in ((1, slice(0, 40)), (2, slice(0, 10))):
+        scl = np.full((1, 64, 64), 4, "uint8")
+        scl[0, cloud, :32] = 9
+        files = [write_scene(folder / f"{n}_SCL.tif", scl)]
+        for name in ("red", "nir"):
+            values = generator.integers(500, 5000, (1, 64, 64)).astype("uint16")
+            files.append(write_scene(folder / f"{n}_{name}.tif", values, nodata=0))
+        items.append(sentinel_2(f"S2_{n}", files[1], files[2], files[0], f"2024-06-01T10:0{n}:00"))
+    features = [item.to_dict() for item in items]
+    (folder / "items.json").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    to_degrees = Transformer.from_crs("EPSG:32633", "OGC:CRS84", always_xy=True)
+    corners = [(500_005, 4_999_365), (500_635, 4_999_365), (500_635, 4_999_995), (500_005, 4_999_995)]
+    corners[2] = (500_320, 4_999_995)  # what lies east of the line from here to the south-east is outside
+    ring = [to_degrees.transform(*corner) for corner in [*corners, corners[0]]]
+    recipe = write_recipe(
+        folder / "r.yaml", catalog="items.json", collections="sentinel-2-l2a", dates="2024-06-01",
+        region={"type": "Polygon", "coordinates": [[list(point) for point in ring]]},
+        grid={"resolution": 10, "crs": "EPSG:32633"}, kernel={"name": "index", "options": {"name": "NDVI"}},
+    )  # fmt: skip
+    assert command("run", recipe, "--out", folder / "out").status == 0
+    return folder
+
+
+def sentinel_pixel(folder: Path, row: int, col: int) -> dict[str, object]:
+    return explain_pixel(folder / "out", 500_000 + 10 * (col + 0.5), 5_000_000 - 10 * (row + 0.5))
+
+
+def test_a_cloud_hides_the_first_scene(clouds):
+    facts = sentinel_pixel(clouds, 20, 5)
+    (date,) = facts["inputs"]
+    first, second = date["items"]
+    assert first["reason"].startswith("masked: cloud")
+    assert first["mask"] == {"band": "scl", "value": 9, "means": "cloud_high_probability"}
+    assert first["values"] == {"nir": None, "red": None}
+    assert second["mask"] == {"band": "scl", "value": 4, "means": "vegetation"}
+    assert date["from"] == second["item"] == "S2_2"
+    assert (second["platform"], second["baseline"]) == ("sentinel-2b", "05.09")
+    rule = second["calibration"]
+    assert (rule["row"], rule["scale"], rule["offset"]) == ("s2-applied", 1e-4, 0.0)
+    for name, value in second["values"].items():
+        with rasterio.open(clouds / f"2_{name}.tif") as dataset:
+            assert value == pytest.approx(dataset.read(1)[20, 5] * 1e-4, rel=1e-6)
+
+
+def test_clouds_over_all_scenes_and_the_edge_of_the_region(clouds):
+    hidden = sentinel_pixel(clouds, 5, 5)
+    (date,) = hidden["inputs"]
+    assert "from" not in date
+    assert date["reason"] == hidden["outputs"]["reason"]
+    assert date["reason"].startswith("masked: cloud")
+    beyond = sentinel_pixel(clouds, 5, 60)
+    assert beyond["outputs"] == {"ndvi": {"value": None}, "reason": "outside the region"}
 
 
 def test_inputs_of_apply(applied):
