@@ -155,6 +155,9 @@ class OutputAsset:
     sha256: str | None = None
     """Hexadecimal SHA-256 of the file, if it is known already; else it is computed."""
 
+    elsewhere: bool = False
+    """True where it is not in the folder on this machine: neither size nor checksum is taken."""
+
 
 @dataclass(frozen=True, slots=True)
 class ItemRef:

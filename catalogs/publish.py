@@ -240,7 +240,7 @@ def _asset(asset: OutputAsset, folder: Path | None) -> pystac.Asset:
             fields["classification:classes"] = [c.fields() for c in asset.bands[0].classes]
     if asset.proj is not None:
         fields |= asset.proj.fields()
-    if folder is not None:
+    if folder is not None and not asset.elsewhere:
         fields |= _file_fields(folder / asset.path, asset)
     elif asset.sha256:
         fields["file:checksum"] = _multihash(asset.sha256)

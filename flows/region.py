@@ -206,7 +206,7 @@ def _artifacts(part: _Part, report: Report) -> None:
     key = "tilewright-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in part.label.lower())
     out = part.prepared.request.out
     rows = {
-        "folder": out,
+        "folder": part.prepared.request.remote or out,
         "kernel": report.kernel["name"],
         "items": len(part.prepared.items),
         "pixels with a result": f"{report.pixels_valid:,} of {report.pixels:,}",

@@ -89,8 +89,8 @@ def run(
     region
         Instead of the recipe's: a file, GeoJSON, ``"W,S,E,N"`` or four numbers in degrees.
     out
-        Folder of the run; parts of a region that needs several grids go to ``part-1``, ``part-2``, ... in it.
-        The same call resumes.
+        Folder of the run, or ``s3://bucket/prefix`` (``gs://``, ``az://``); parts of a region that needs
+        several grids go to ``part-1``, ``part-2``, ... in it. The same call resumes.
     weights, bands, only, fresh
         Instead of what the recipe says.
     progress
@@ -178,8 +178,8 @@ def plan_runs(
     """Decide everything that is still open, one run a grid: the second half of `prepare_runs`."""
     runs = []
     for i, grid in enumerate(sought.grids):
-        folder = Path(out) if len(sought.grids) == 1 else Path(out) / f"part-{i + 1}"
-        runs.append(_prepare(sought, grid, folder, only, fresh, wishes))
+        place = str(out) if len(sought.grids) == 1 else f"{str(out).rstrip('/')}/part-{i + 1}"
+        runs.append(_prepare(sought, grid, place, only, fresh, wishes))
     return runs
 
 
@@ -231,6 +231,9 @@ def announce(prepared: PreparedRun) -> None:
     from tilewright.catalogs.static import append_to_catalog
 
     item = pystac.Item.from_file(str((prepared.request.out / "item.json").resolve()))
+    if prepared.request.remote is not None:
+        item.set_self_href(f"{prepared.request.remote}/item.json")
+        item.make_asset_hrefs_absolute()
     append_to_catalog(
         catalog, item, collection=prepared.recipe.name, description=prepared.recipe.description or None
     )
@@ -317,7 +320,7 @@ def _corner(item: pystac.Item, resolution: float) -> tuple[float, float] | None:
 def _prepare(
     sought: Sought,
     grid: Grid,
-    folder: Path,
+    out: str,
     only: Literal["cog", "zarr"] | None,
     fresh: bool,
     wishes: Mapping[str, Any],
@@ -325,8 +328,10 @@ def _prepare(
     from tilewright.api import item_id, make_settings
     from tilewright.pipeline.cube_source import CubeSource
     from tilewright.pipeline.job import prepare
+    from tilewright.pipeline.objects import run_place
     from tilewright.pipeline.run import Request
 
+    folder, remote = run_place(out)
     recipe, kernel, found = sought.recipe, sought.kernel, sought.found
     items = tuple(item for result in found for item in result.items)
     composite = recipe.composite
@@ -365,6 +370,7 @@ def _prepare(
         },
         item_id=item_id(f"{recipe.name}-{_stamp(job)}"),
         items=items,
+        remote=remote,
         begin=partial(write_items, items=items, searched=found[0].searched),
     )
     return PreparedRun(recipe, job, request, items, found)

@@ -120,7 +120,8 @@ def apply(
         One entry a date, oldest first: a path or URL (GeoTIFF, COG, VRT, Zarr), or several, in a list or
         joined by commas, whose bands are stacked. All on the grid of the first.
     out
-        Folder of the run. The same call resumes what was interrupted there.
+        Folder of the run, or ``s3://bucket/prefix`` (``gs://``, ``az://``) with keys and endpoint from the
+        environment. The same call resumes what was interrupted there.
     weights, options
         For a kernel by name.
     bands
@@ -147,20 +148,22 @@ def apply(
     TilewrightError
         In one sentence that says what to change.
     """
+    from tilewright.pipeline.objects import run_place
     from tilewright.pipeline.run import Request
 
     job = raster_job(
         kernel, inputs, weights=weights, options=options, bands=bands, settings=settings, **wishes
     )
     name = title or job.kernel.spec.name
-    folder = Path(out)
+    folder, remote = run_place(out)
     request = Request(
         folder,
         name,
         only=only,
         fresh=fresh,
         extra={"inputs": _resolved(inputs), "bands": None if bands is None else list(bands)},
-        item_id=item_id(folder.resolve().name or name),
+        item_id=item_id((remote or str(folder.resolve())).rpartition("/")[2] or name),
+        remote=remote,
     )
     return run_job(job, request, progress)
 

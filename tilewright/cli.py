@@ -49,6 +49,8 @@ RegionOption = Annotated[
     str | None, typer.Option(help="File (GeoJSON, GeoPackage, ...) or W,S,E,N in degrees.")
 ]
 OutOption = Annotated[Path | None, typer.Option(help="Folder of the run.")]
+PLACE = "Folder of the run, or s3://bucket/prefix (gs://, az://)."
+PlaceOption = Annotated[str | None, typer.Option(help=PLACE)]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")]
 Batch = Annotated[int | None, typer.Option(help="Tiles a forward.")]
@@ -164,7 +166,7 @@ def plan(
 def run(
     recipe: Annotated[Path, typer.Argument(help="Recipe, a YAML file.")],
     region: RegionOption = None,
-    out: OutOption = None,
+    out: PlaceOption = None,
     device: Device = None,
     precision: Precision = None,
     batch: Batch = None,
@@ -217,7 +219,7 @@ def apply(
         str, typer.Argument(help="Kernel: a name, package.module:name, file.py:name, model.pt2.")
     ],
     inputs: Annotated[list[str], typer.Argument(help="One a date, oldest first; files of a date by commas.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    out: Annotated[str, typer.Option(help=PLACE)],
     set_: Annotated[list[str] | None, typer.Option("--set", help="Option of the kernel, key=value.")] = None,
     stitch: Stitch = None,
     tile: Tile = None,
