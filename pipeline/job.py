@@ -153,10 +153,16 @@ class Job:
 
 
 def arithmetic_versions(device: str) -> dict[str, str]:
-    """Return what the bits of a forward depend on besides the job: torch's build and the device's model."""
+    """Return what bits depend on besides the job: torch's build, the device's model, and who reads and warps."""
+    import pyproj
+    import rasterio
     import torch
 
-    found = {"torch": str(torch.__version__)}
+    found = {
+        "torch": str(torch.__version__),
+        "gdal": str(rasterio.__gdal_version__),
+        "proj": str(pyproj.proj_version_str),
+    }
     if device != "cpu":
         found["gpu"] = torch.cuda.get_device_name(torch.device(device))
     return found

@@ -23,7 +23,8 @@ __all__ = ["GDAL_CACHE", "Memory", "PeakMemory", "available_memory", "probe_forw
 GDAL_CACHE = 128 << 20
 """GDAL's block cache in bytes while a run reads; its own default is 5 % of the machine."""
 FREE_LISTS = 1.25
-"""Share kept by allocators and by threads beyond the arrays themselves; measured, see docs/guides/memory.md."""
+"""What allocators and threads keep beyond the arrays themselves: an allowance. Peaks beside projections are in
+docs/guides/memory.md."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,7 @@ class Seam:
         self.rest += float(found.sum())
         self._count(found)
 
-    def _count(self, found: NDArray[np.float64]) -> None:
+    def _count(self, found: NDArray[np.floating]) -> None:
         found = found.ravel()
         if found.size:
             with np.errstate(divide="ignore"):
