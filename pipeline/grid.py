@@ -7,9 +7,9 @@ half-open. A tile *reads* its read window, *gives* its contribution window, and 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["COG_BLOCK", "Grid", "Shard", "Tile", "Tiling", "Window"]
 
+_GEOS = threading.Lock()
+"""Held while a prepared geometry is asked: GEOS builds its index at the first question, and two threads that ask
+first at once crash the process."""
 COG_BLOCK = 16
 """A shard is a multiple of this many pixels: TIFF wants block sides divisible by 16 (TIFF 6.0, section 15)."""
 
@@ -352,14 +355,6 @@ class Grid:
         """Pixel side in CRS units, along the rows; also right for a rotated grid."""
         return math.hypot(self.geobox.affine.a, self.geobox.affine.d)
 
-    @cached_property
-    def _prepared(self) -> shapely.Geometry | None:
-        import shapely
-
-        if self.region is not None:
-            shapely.prepare(self.region)
-        return self.region
-
     def zoom(self, scale: int) -> Grid:
         """Return the same ground in pixels ``scale`` times smaller, as super-resolution gives it."""
         return self if scale == 1 else Grid(self.geobox.zoom_out(1 / scale), self.region)
@@ -382,16 +377,18 @@ class Grid:
         rows = np.arange(window.row0, window.row1)
         cols = np.arange(window.col0, window.col1)
         on_grid = ((rows >= 0) & (rows < self.shape[0]))[:, None] & ((cols >= 0) & (cols < self.shape[1]))
-        region = self._prepared
+        region = self.region
         if region is None:
             return on_grid
         box = self.crop(window).extent.geom
-        if shapely.contains_properly(region, box):
-            return on_grid
-        if not shapely.intersects(region, box):
-            return np.zeros_like(on_grid)
         a, b, c, d, e, f = self.transform
-        x = a * (cols + 0.5) + b * (rows[:, None] + 0.5) + c
-        y = d * (cols + 0.5) + e * (rows[:, None] + 0.5) + f
-        inside: NDArray[np.bool_] = shapely.intersects_xy(region, x, y)
+        with _GEOS:
+            shapely.prepare(region)
+            if shapely.contains_properly(region, box):
+                return on_grid
+            if not shapely.intersects(region, box):
+                return np.zeros_like(on_grid)
+            x = a * (cols + 0.5) + b * (rows[:, None] + 0.5) + c
+            y = d * (cols + 0.5) + e * (rows[:, None] + 0.5) + f
+            inside: NDArray[np.bool_] = shapely.intersects_xy(region, x, y)
         return inside & on_grid

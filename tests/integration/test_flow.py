@@ -30,9 +30,9 @@ LANDSAT = Path(__file__).resolve().parents[2] / "examples" / "landsat-mosaic.yam
 SMALL = (-54.80, -25.30, -54.70, -25.20)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """An API server of Prefect for the session, with a database of its own."""
+    """An API server of Prefect for this module, with a database of its own."""
     before = os.environ.get("PREFECT_HOME")
     os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
     with quiet():

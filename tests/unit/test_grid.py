@@ -94,3 +94,19 @@ def test_inside_is_decided_by_the_pixels_centre_in_whatever_window() -> None:
     assert (again[20:80, 20:60] == whole).all()
     assert again.sum() == whole.sum()  # nothing beyond the grid is inside
     assert Grid(BOX).inside(Window(-1, 61, -1, 41)).sum() == 60 * 40
+
+
+def test_many_threads_may_ask_a_region_at_once() -> None:
+    """The engine asks while its reader asks; GEOS alone would crash when two ask a fresh region first."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    angles = np.linspace(0, 2 * np.pi, 2000, endpoint=False)
+    radius = 2000 + 400 * np.cos(37 * angles)
+    ring = np.column_stack([502_500 + radius * np.cos(angles), 4_997_500 + radius * np.sin(angles)])
+    geobox = GeoBox((500, 500), Affine(10, 0, 500_000, 0, -10, 5_000_000), "EPSG:32633")
+    windows = [Window(r, r + 50, c, c + 50) for r in range(0, 500, 50) for c in range(0, 500, 50)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(30):
+            grid = Grid(geobox, shapely.Polygon(ring))
+            counts = list(pool.map(lambda w, g=grid: int(g.inside(w).sum()), windows))
+            assert sum(counts) == int(grid.inside(grid.window).sum())
