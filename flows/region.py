@@ -179,6 +179,7 @@ def region(
         In one sentence that says what to change; a wrong request is not tried again.
     """
     seek = {"recipe": runs.as_recipe(recipe), "region": region, "weights": weights, "bands": bands}
+    seek["out"] = None if fresh else out
     wanted = _Wanted(seek, {"out": out, "only": only, "fresh": fresh, **(wishes or {})})
     parts = _plan(_search(wanted), wanted)
     reports = []

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tilewright.errors import GridError, InputError
+from tilewright.errors import GridError, InputError, ResumeError
 
 if TYPE_CHECKING:
     import pystac
@@ -45,6 +45,8 @@ class Sought:
     """Weights instead of the recipe's."""
     bands: Sequence[str] | None
     """Bands instead of the recipe's."""
+    region: Region
+    """The ground that was asked for."""
     found: tuple[SearchResult, ...]
     """What was found, a period each."""
     grids: tuple[Grid, ...]
@@ -139,7 +141,7 @@ def prepare_runs(
     **wishes: Any,
 ) -> list[PreparedRun]:
     """Search and decide everything that a run needs; reads headers only. Parameters are those of `run`."""
-    sought = seek(recipe, region=region, weights=weights, bands=bands, say=say)
+    sought = seek(recipe, region=region, weights=weights, bands=bands, say=say, out=None if fresh else out)
     return plan_runs(sought, out=out, only=only, fresh=fresh, **wishes)
 
 
@@ -150,13 +152,18 @@ def seek(
     weights: str | None = None,
     bands: Sequence[str] | None = None,
     say: Callable[[str], Any] | None = None,
+    out: str | Path | None = None,
 ) -> Sought:
-    """Load the kernel, search, and choose the grids: the first half of `prepare_runs`."""
+    """Load the kernel, search, and choose the grids: the first half of `prepare_runs`.
+
+    Where ``out`` holds a run of the same recipe and region, its snapshot stands for the search: what is
+    resumed or repeated is that run, whatever has come into the archive since.
+    """
     say = say or _silent
     loaded = as_recipe(recipe)
     kernel = _kernel(loaded, weights, bands)
     where = _region(loaded, region)
-    found = find_items(loaded, where)
+    found = (None if out is None else _snapshot_of(loaded, where, out)) or find_items(loaded, where)
     for result in found:
         for note in (*where.notes, *result.notes):
             say(f"note: {note}")
@@ -164,7 +171,7 @@ def seek(
     if len(grids) > 1:
         names = ", ".join(grid.crs for grid in grids)
         say(f"note: the region needs {len(grids)} grids ({names}); each becomes a result of its own")
-    return Sought(loaded, kernel, weights, bands, found, grids)
+    return Sought(loaded, kernel, weights, bands, where, found, grids)
 
 
 def plan_runs(
@@ -210,6 +217,40 @@ def find_items(recipe: Recipe, region: Region) -> tuple[SearchResult, ...]:
             max_items=wanted.max_items,
         )
         for span in recipe.spans
+    )
+
+
+def _snapshot_of(recipe: Recipe, region: Region, out: str | Path) -> tuple[SearchResult, ...] | None:
+    """Return the Items of the run that ``out`` holds, by span, if it is a run of this recipe and region."""
+    from tilewright.catalogs.search import SearchResult
+    from tilewright.catalogs.snapshot import read_snapshot
+    from tilewright.catalogs.times import Interval
+    from tilewright.pipeline.ledger import Ledger
+    from tilewright.pipeline.objects import run_place
+
+    folders = (run_place(place)[0] for place in (str(out), f"{str(out).rstrip('/')}/part-1"))
+    folder = next((f for f in folders if (f / SNAPSHOT).exists()), None)
+    if folder is None:
+        return None
+    try:
+        request = Ledger.read(folder).header["request"]
+    except (ResumeError, KeyError):
+        return None
+    asked = recipe.model_dump(mode="json"), region.geometry.wkt
+    if (request.get("recipe"), request.get("asked_region")) != asked:
+        return None
+    snapshot = read_snapshot(folder / SNAPSHOT)
+    note = f"the Items are those of the snapshot {folder / SNAPSHOT}; --fresh searches again"
+    spans = [Interval.parse(span) for span in recipe.spans]
+    return tuple(
+        SearchResult(
+            tuple(item for item in snapshot.items if span is None or span.holds(item)),
+            dropped=(),
+            searched=snapshot.searched,
+            matched=None,
+            notes=(note,) if i == 0 else (),
+        )
+        for i, span in enumerate(spans)
     )
 
 
@@ -365,6 +406,7 @@ def _prepare(
         fresh=fresh,
         extra={
             "recipe": recipe.model_dump(mode="json"),
+            "asked_region": sought.region.geometry.wkt,
             "region": None if grid.region is None else grid.region.wkt,
             "dropped": [str(d) for r in found for d in r.dropped],
         },
