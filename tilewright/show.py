@@ -71,7 +71,7 @@ def print_report(report: Report) -> None:
         f" peak {report.peak_rss_bytes / 2**20:,.0f} of {report.projected_memory_bytes / 2**20:,.0f} MiB projected",
         highlight=False,
     )
-    for name, seam in (report.seam or {}).items():
+    for name, seam in ((n, s) for n, s in (report.seam or {}).items() if s["pixels"]):
         console.print(
             f"  seam of {name}: mean {seam['mean']:.3g}, p99 {seam['p99']:.3g}, max {seam['max']:.3g}"
         )
