@@ -247,7 +247,7 @@ def _channels(kernel: Kernel, name: str, layer: Layer) -> tuple[int, ...]:
     raise KernelError(
         f"input {name!r} needs band {missing[0]!r}; there are {', '.join(layer.bands)}",
         place=f"kernel {kernel.spec.name}",
-        remedy=f"{nearest_name(missing[0], layer.bands)} Name the bands of the files by --bands",
+        remedy=f"{nearest_name(missing[0], layer.bands)}; choose or name the bands of the files by --bands",
     )
 
 

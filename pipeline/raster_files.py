@@ -132,6 +132,8 @@ def _header(href: str, dataset: rasterio.DatasetReader) -> FileInfo:
         dataset.indexes
     )
     natives = [dataset.descriptions[i - 1] or None for i in planes]
+    if len(set(natives)) < len(natives):  # a stack written under one title names no band
+        natives = [None] * len(natives)
     known = canonical_bands([n for n in natives if n])
     names = iter(known)
     bands = tuple(

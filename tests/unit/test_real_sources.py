@@ -189,3 +189,30 @@ def test_drone_mosaic_by_windows(shared_data: Path) -> None:
     )
     told = RasterSource([files[0]], nodata=0)
     assert (told.read(corner).reason["image"] == Reason.NODATA).all()
+
+
+def test_a_stack_written_under_one_title_names_no_band(shared_data: Path) -> None:
+    """Twelve bands of one description each: they are counted, and the caller names them."""
+    patches = sorted((shared_data / "05_s2_l2a_12band_10m").glob("*.tif"))
+    names = [
+        "coastal",
+        "blue",
+        "green",
+        "red",
+        "rededge1",
+        "rededge2",
+        "rededge3",
+        "nir",
+        "nir08",
+        "nir09",
+        "swir16",
+        "swir22",
+    ]
+    for patch in patches:
+        plain = RasterSource([patch])
+        assert plain.layers["image"].bands == tuple(f"band_{i}" for i in range(1, 13))
+        named = RasterSource([patch], bands=names).select(["red", "nir"])
+        picked = RasterSource([patch], bands=["4", "8"])
+        window = named.grid.window
+        np.testing.assert_array_equal(named.read(window).data["image"], picked.read(window).data["image"])
+        assert named.grid.crs.startswith("EPSG:32")
