@@ -108,6 +108,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         "-filer",
         f"-s3.config={config}",
         "-volume.max=20",
+        "-s3.port.iceberg=0",  # two further listeners, on ports that a second store would find taken
+        "-s3.port.lance=0",
         "-master.volumeSizeLimitMB=512",
         *(f"-{name}.port={port}" for name, port in ports.items()),
         *(f"-{name}={port}" for name, port in grpc.items()),
