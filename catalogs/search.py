@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,15 @@ class SearchResult:
     """How many Items the catalog counts for the search; None where it does not count."""
     notes: tuple[str, ...] = ()
     """What a plan or report should repeat, one sentence each."""
+
+    def __iter__(self) -> Iterator[pystac.Item]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, place: int) -> pystac.Item:
+        return self.items[place]
 
 
 def search(

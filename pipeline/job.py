@@ -188,6 +188,7 @@ def prepare(kernel: Kernel, source: Source, settings: Settings | None = None) ->
         if settings.stitch == "blend" or spec.scale != 1:
             raise KernelError("records have no scale and are not blended", place=f"kernel {spec.name}")
         settings = replace(settings, stitch="cut")
+    source = _narrowed(kernel, source)
     bindings = _bind(kernel, source)
     tiling = choose_tiling(spec, settings, source.grid.shape, bytes_per_pixel(source, bindings))
     resolved = settings.resolve(spec, tiling, source.grid.shape)
@@ -196,6 +197,23 @@ def prepare(kernel: Kernel, source: Source, settings: Settings | None = None) ->
             if output.is_raster:
                 check_blendable(name, output.range)
     return Job(kernel, source, tiling, resolved, bindings, notes=_notes(kernel, source, tiling, settings))
+
+
+def _narrowed(kernel: Kernel, source: Source) -> Source:
+    """Return the source with the bands that the kernel names, where it has them among others.
+
+    A pixel of a date is valid where all bands of the source are, so a band that nobody asked for would mask
+    pixels, and cost reading.
+    """
+    wanted = [spec.bands for spec in kernel.spec.inputs.values()]
+    layers = list(source.layers.values())
+    select = getattr(source, "select", None)
+    if select is None or len(wanted) != 1 or len(layers) != 1 or not isinstance(wanted[0], tuple):
+        return source
+    if len(layers[0].bands) > len(wanted[0]) and set(wanted[0]) <= set(layers[0].bands):
+        narrowed: Source = select(wanted[0])
+        return narrowed
+    return source
 
 
 def _bind(kernel: Kernel, source: Source) -> dict[str, Binding]:

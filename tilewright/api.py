@@ -74,9 +74,12 @@ def bound_kernel(
     return load_kernel(name, weights, **options)
 
 
+type Inputs = str | Path | Sequence[str | Path | Sequence[str | Path]]
+
+
 def raster_job(
     kernel: Kernel | str | Path,
-    inputs: Sequence[str | Path | Sequence[str | Path]],
+    inputs: Inputs,
     *,
     weights: Any = None,
     options: Mapping[str, Any] | None = None,
@@ -89,7 +92,7 @@ def raster_job(
     from tilewright.pipeline.rasters import raster_source
 
     chosen = make_settings(settings, **wishes)
-    source = raster_source(inputs, bands=bands)
+    source = raster_source(_dates(inputs), bands=bands)
     (layer,) = source.layers.values()
     loaded = bound_kernel(kernel, layer.bands, weights, options)
     return prepare(loaded, source, chosen)
@@ -97,7 +100,7 @@ def raster_job(
 
 def apply(
     kernel: Kernel | str | Path,
-    inputs: Sequence[str | Path | Sequence[str | Path]],
+    inputs: Inputs,
     *,
     out: str | Path,
     weights: Any = None,
@@ -117,8 +120,8 @@ def apply(
     kernel
         A kernel, or what `load_kernel` takes.
     inputs
-        One entry a date, oldest first: a path or URL (GeoTIFF, COG, VRT, Zarr), or several, in a list or
-        joined by commas, whose bands are stacked. All on the grid of the first.
+        One entry a date, oldest first (or a single one by itself): a path or URL (GeoTIFF, COG, VRT, Zarr), or
+        several, in a list or joined by commas, whose bands are stacked. All on the grid of the first.
     out
         Folder of the run, or ``s3://bucket/prefix`` (``gs://``, ``az://``) with keys and endpoint from the
         environment. The same call resumes what was interrupted there.
@@ -168,7 +171,11 @@ def apply(
     return run_job(job, request, progress)
 
 
-def _resolved(inputs: Sequence[str | Path | Sequence[str | Path]]) -> list[list[str]]:
+def _dates(inputs: Inputs) -> Sequence[str | Path | Sequence[str | Path]]:
+    return [inputs] if isinstance(inputs, (str, Path)) else inputs
+
+
+def _resolved(inputs: Inputs) -> list[list[str]]:
     """Return the files of each date, local ones absolute, URLs without what may be a signature."""
     from tilewright.pipeline.handles import is_local, plain_href
     from tilewright.pipeline.rasters import input_files
@@ -177,7 +184,7 @@ def _resolved(inputs: Sequence[str | Path | Sequence[str | Path]]) -> list[list[
         local = is_local(href) and Path(href).exists()
         return str(Path(href).resolve()) if local else plain_href(href)
 
-    return [[resolve(href) for href in input_files(entry)] for entry in inputs]
+    return [[resolve(href) for href in input_files(entry)] for entry in _dates(inputs)]
 
 
 def run_job(job: Job, request: Request, progress: Progress | None = None) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -635,3 +636,24 @@ def test_an_error_of_the_source_is_raised_in_its_place() -> None:
     assert [next(results).shard.index for _ in range(2)] == [(0, 0), (1, 0)]
     with pytest.raises(ReadError, match="gone"):
         next(results)
+
+
+def test_a_band_that_nobody_asked_for_masks_nothing(tmp_path: Path) -> None:
+    """A file of three bands, a kernel of one: nodata in the others is not its business."""
+    from scenes import write_scene
+
+    from tilewright.pipeline.arrays import DataArraySource
+    from tilewright.pipeline.rasters import RasterSource
+
+    values = np.arange(1, 1 + 3 * 20 * 30, dtype=np.uint16).reshape(3, 20, 30)
+    values[0, :5], values[2, 10:] = 0, 0
+    path = write_scene(tmp_path / "three.tif", values, nodata=0)
+    kernel = make_kernel(lambda x: x, bands=["b"])
+    files = RasterSource([path], bands=["a", "b", "c"])
+    import rioxarray
+
+    array = rioxarray.open_rasterio(path).assign_coords(band=["a", "b", "c"])
+    for source in (files, DataArraySource(array)):
+        arrays, _ = run_job(job_of(kernel, source))
+        assert (arrays["reason"] == Reason.VALID).all()
+        np.testing.assert_array_equal(arrays["out"].squeeze(), values[1].astype(np.float32))
