@@ -7,7 +7,6 @@ half-open. A tile *reads* its read window, *gives* its contribution window, and 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from tilewright.errors import GridError
+
+from .outlines import points_inside
 
 if TYPE_CHECKING:
     import shapely
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["COG_BLOCK", "Grid", "Shard", "Tile", "Tiling", "Window"]
 
-_GEOS = threading.Lock()
-"""Held while a prepared geometry is asked: GEOS builds its index at the first question, and two threads that ask
-first at once crash the process."""
 COG_BLOCK = 16
 """A shard is a multiple of this many pixels: TIFF wants block sides divisible by 16 (TIFF 6.0, section 15)."""
 
@@ -372,23 +370,17 @@ class Grid:
 
         Decided from the pixel's own coordinates, so the answer does not depend on how windows are cut.
         """
-        import shapely
-
         rows = np.arange(window.row0, window.row1)
         cols = np.arange(window.col0, window.col1)
         on_grid = ((rows >= 0) & (rows < self.shape[0]))[:, None] & ((cols >= 0) & (cols < self.shape[1]))
         region = self.region
         if region is None:
             return on_grid
-        box = self.crop(window).extent.geom
         a, b, c, d, e, f = self.transform
-        with _GEOS:
-            shapely.prepare(region)
-            if shapely.contains_properly(region, box):
-                return on_grid
-            if not shapely.intersects(region, box):
-                return np.zeros_like(on_grid)
-            x = a * (cols + 0.5) + b * (rows[:, None] + 0.5) + c
-            y = d * (cols + 0.5) + e * (rows[:, None] + 0.5) + f
-            inside: NDArray[np.bool_] = shapely.intersects_xy(region, x, y)
+        u, v = cols[None, :] + 0.5, rows[:, None] + 0.5
+        x = (
+            a * u + b * v + c if b else a * u + c
+        )  # one row of x and one column of y where the grid is not rotated
+        y = d * u + e * v + f if d else e * v + f
+        inside = points_inside(region, self.crop(window).extent.geom, x, y)
         return inside & on_grid

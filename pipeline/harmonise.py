@@ -14,6 +14,7 @@ import numpy as np
 
 from tilewright.errors import InputError
 
+from .outlines import touches
 from .readers import BandFile, BandReader
 from .source import Reason
 from .warp import centres_inside, transformer
@@ -72,7 +73,7 @@ class ItemPlan:
         if self.outline is None:
             return True
         box = shapely.box(window.col0, window.row0, window.col1, window.row1)
-        return bool(shapely.intersects(self.outline, box))
+        return touches(self.outline, box)
 
 
 def _file(source: BandSource) -> BandFile:

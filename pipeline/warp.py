@@ -23,6 +23,7 @@ import numpy as np
 from tilewright.errors import ReadError
 
 from .grid import Grid, Window
+from .outlines import points_inside
 
 if TYPE_CHECKING:
     import pyproj
@@ -80,15 +81,12 @@ def centres_inside(outline: BaseGeometry | None, window: Window) -> NDArray[np.b
     """Return ``[rows, columns]``: True where a pixel's centre is inside ``outline`` (in pixels); None is all."""
     import shapely
 
-    if outline is None or shapely.contains(
-        outline, shapely.box(window.col0, window.row0, window.col1, window.row1)
-    ):
+    if outline is None:
         return np.ones(window.shape, bool)
-    shapely.prepare(outline)
     x = np.arange(window.col0, window.col1) + 0.5
     y = np.arange(window.row0, window.row1) + 0.5
-    inside: NDArray[np.bool_] = shapely.intersects_xy(outline, x[None, :], y[:, None])
-    return inside
+    box = shapely.box(window.col0, window.row0, window.col1, window.row1)
+    return points_inside(outline, box, x[None, :], y[:, None])
 
 
 def place(raster: GeoBox, grid: Grid) -> Placement:

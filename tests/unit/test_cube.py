@@ -326,3 +326,18 @@ def test_a_file_without_georeference_takes_the_items(tmp_path: Path) -> None:
         np.testing.assert_array_equal(cube.values[0, 0], values[0])
         finer = open_cube([item], Grid(GeoBox((60, 60), A @ Affine.scale(0.5), "EPSG:32633")), reader=reader)
         np.testing.assert_array_equal(finer.values[0, 0], values[0].repeat(2, 0).repeat(2, 1))
+
+
+def test_many_threads_may_read_a_fresh_source_at_once(items: list[pystac.Item]) -> None:
+    """The outlines of Items and rasters are shared by threads; GEOS crashes where two ask a fresh one first."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    windows = [Window(r, r + 10, c, c + 10) for r in range(0, 60, 10) for c in range(0, 60, 10)]
+    expected = CubeSource(items, GRID, bands=["red"]).read(Window(0, 60, 0, 60)).reason["image"][0, 0]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            source = CubeSource(items, GRID, bands=["red"])
+            blocks = pool.map(source.read, windows)
+            for window, block in zip(windows, blocks, strict=True):
+                at = window.slices(Window(0, 60, 0, 60))
+                np.testing.assert_array_equal(block.reason["image"][0, 0], expected[at])
