@@ -378,9 +378,8 @@ class Grid:
             return on_grid
         a, b, c, d, e, f = self.transform
         u, v = cols[None, :] + 0.5, rows[:, None] + 0.5
-        x = (
-            a * u + b * v + c if b else a * u + c
-        )  # one row of x and one column of y where the grid is not rotated
+        # One row of x and one column of y where the grid is not rotated.
+        x = a * u + b * v + c if b else a * u + c
         y = d * u + e * v + f if d else e * v + f
         inside = points_inside(region, self.crop(window).extent.geom, x, y)
         return inside & on_grid

@@ -21,7 +21,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def points_inside(
-    outline: BaseGeometry, box: BaseGeometry, x: NDArray[np.float64], y: NDArray[np.float64]
+    outline: BaseGeometry, box: BaseGeometry, x: NDArray[np.floating], y: NDArray[np.floating]
 ) -> NDArray[np.bool_]:
     """Return a bool for each of the points ``(x, y)`` (broadcast): True where it is in ``outline`` or on its edge.
 
