@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml requirements.lock tools/python.sh
 # What is tested is pinned; run this after a change of dependencies. The file names no hosts.
 lock:
 	$(BIN)/uv pip compile --quiet --no-header --no-emit-index-url --no-annotate --python-version 3.12 \
-	  --extra test --extra lint --extra all --constraint tools/constraints.txt pyproject.toml -o requirements.lock
+	  --extra test --extra lint --extra bench --extra all --constraint tools/constraints.txt pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf $(VENV) build out .pytest_cache .mypy_cache .ruff_cache

@@ -1,23 +1,64 @@
-"""``make bench``: every benchmark in its small form, one after another."""
+"""``python -m benchmarks`` runs all benchmarks in small form; ``NAME [--full]`` one; ``report`` writes the docs."""
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
+from time import perf_counter
 
-SMALL = {
-    "memory": ["--sides", "1024", "2048", "4096"],
-    "reprojection": ["--side", "1500"],
-}
+from .common import Benchmark, run
+
+ORDER = ("efficiency", "light", "memory", "peers", "scaling", "resume", "cube", "reprojection")
+"""As in the docs."""
+
+USAGE = f"""python -m benchmarks                 all of them in small form
+python -m benchmarks NAME [--full]   one of {", ".join(ORDER)}; --help names its options
+python -m benchmarks full [NAME ...] the full form of all, or of those
+python -m benchmarks report          write docs/benchmarks.md and its plot from the results of the full forms"""
 
 
-def main() -> None:
-    """Run them as programs of their own, so that one's memory is not another's."""
-    for name, arguments in SMALL.items():
-        print(f"== {name}", flush=True)
-        subprocess.run([sys.executable, str(Path(__file__).with_name(f"{name}.py")), *arguments], check=True)
+def names() -> list[str]:
+    """Return the benchmarks that are there."""
+    return [name for name in ORDER if Path(__file__).with_name(f"{name}.py").exists()]
+
+
+def load(name: str) -> Benchmark:
+    """Return a benchmark by its name."""
+    found: Benchmark = importlib.import_module(f"benchmarks.{name}").BENCHMARK
+    return found
+
+
+def run_all(chosen: list[str], arguments: list[str]) -> int:
+    """Run each in a process of its own, so that one's memory is not another's; return 1 where one failed."""
+    started = perf_counter()
+
+    def one(name: str) -> int:
+        return subprocess.run([sys.executable, "-m", "benchmarks", name, *arguments], check=False).returncode
+
+    failed = [name for name in chosen if one(name)]
+    minutes = (perf_counter() - started) / 60
+    print(f"{len(chosen)} benchmarks in {minutes:.1f} minutes; failed: {', '.join(failed) or 'none'}")
+    return int(bool(failed))
+
+
+def main(arguments: list[str]) -> int:
+    """Do what the command line says and return the status."""
+    match arguments:
+        case []:
+            return run_all(names(), [])
+        case ["full", *chosen]:
+            return run_all(chosen or names(), ["--full"])
+        case ["report", *options]:
+            from .report import main as report
+
+            return report([load(name) for name in names()], options)
+        case [name, *options] if name in names():
+            return run(load(name), options)
+    print(USAGE)
+    return 0 if arguments in (["-h"], ["--help"]) else 2
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""What the docs claim about speed and memory, as programs that anyone can run: ``python -m benchmarks``."""
