@@ -75,7 +75,7 @@ def _fit(
     }
 
 
-def _build(direction: bool, threshold: float | None, needs_statistics: bool) -> Callable[..., Any]:
+def _build(magnitudes: bool, direction: bool, threshold: float | None, needs_statistics: bool) -> Callable[..., Any]:
     import torch
 
     def forward(image: Tensor, valid: Tensor, context: Context) -> dict[str, Tensor]:
@@ -92,7 +92,9 @@ def _build(direction: bool, threshold: float | None, needs_statistics: bool) -> 
         cut: float = statistic(context, "threshold", _PLACE) if threshold is None else threshold
         steps = (after - before).unbind(1)
         magnitude = ordered_sum([step * step for step in steps]).sqrt()[:, None]
-        result = {"magnitude": magnitude, "change": (magnitude >= cut).to(magnitude.dtype)}
+        result = {"change": (magnitude >= cut).to(magnitude.dtype)}
+        if magnitudes:
+            result["magnitude"] = magnitude
         if direction:
             cosine = ordered_sum(steps)[:, None] / (magnitude * math.sqrt(len(steps)))
             known = valid.all(dim=1) & (magnitude > 0)
@@ -109,6 +111,7 @@ def change_vector(
     method: str = "em",
     threshold: float | None = None,
     normalise: bool = True,
+    magnitude: bool = True,
     direction: bool = False,
     sample: int = 100_000,
 ) -> Kernel:
@@ -129,6 +132,8 @@ def change_vector(
         True brings each band of each date to median 0 and robust standard deviation 1 before the dates are
         compared, so that a gain or an offset between the dates is no change and bands of different spread
         count alike; magnitudes are then in standard deviations. False compares the values as they are.
+    magnitude
+        False leaves the output ``magnitude`` out: a map of classes takes a fifth of the disk.
     direction
         True adds the output ``direction``: the angle between the change vector and the diagonal on which all
         bands brighten alike, 0 where all brighten, pi where all darken, in radians.
@@ -161,6 +166,8 @@ def change_vector(
             description="1 where the magnitude is at least the threshold",
         ),
     }
+    if not magnitude:
+        del outputs["magnitude"]
     if direction:
         outputs["direction"] = OutputSpec(
             kind="value",
@@ -187,7 +194,7 @@ def change_vector(
     fit = partial(_fit, bands=names, method=method, normalise=normalise, threshold=threshold)
     return Kernel(
         spec=spec,
-        build=partial(_build, direction, threshold, needs),
+        build=partial(_build, magnitude, direction, threshold, needs),
         fit=fit if needs else None,
         options=options,
     )

@@ -131,6 +131,13 @@ def test_change_vector_direction_runs_from_brightening_to_darkening() -> None:
     np.testing.assert_allclose(out["direction"][0, 0], [0, np.pi, np.pi / 2, np.nan], atol=1e-3)
 
 
+def test_change_vector_without_magnitude_gives_the_same_classes() -> None:
+    image = scene(0, 3)
+    classes = apply(change_vector(bands=3, magnitude=False), image)
+    assert list(classes) == ["change"]
+    np.testing.assert_array_equal(classes["change"], apply(change_vector(bands=3), image)["change"])
+
+
 def test_change_vector_names_the_constant_band() -> None:
     image = scene(1, 3)
     image[1, 2] = 7
