@@ -1,6 +1,6 @@
 """How many pixels change when only the chunk changes: the libraries as they come, and tilewright.
 
-    python benchmarks/reprojection.py [--side 3000] [--json FILE]
+    python -m benchmarks reprojection [--full]
 
 A scene of white noise (the hardest case: neighbouring pixels have nothing in common) in UTM zone 33 is read onto
 a grid of zone 34, in chunks of 256, 512, 1,000 and 2,048 pixels, by odc-stac, by stackstac, and by tilewright through
@@ -11,9 +11,6 @@ window of its source. A ramp, whose value is its own x coordinate, tells by how 
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,6 +27,8 @@ from pyproj import Transformer
 
 from tilewright.pipeline.cube import CubeSource, open_cube
 from tilewright.pipeline.grid import Grid, Window
+
+from .common import Bench, Benchmark, Goal
 
 SOURCE = Affine(10, 0, 300_000, 0, -10, 5_100_000)
 CHUNKS = (2048, 1000, 512, 256)
@@ -201,23 +200,40 @@ def table(numbers: dict[str, Any]) -> str:
     return "\n".join([*lines, f"| largest position error | {errors} |", f"| time | {seconds} |"])
 
 
-def main() -> None:
-    """Run, print the table, and optionally write the numbers."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--side", type=int, default=3000, help="pixels a side of the scene")
-    parser.add_argument("--json", type=Path, help="write the numbers here as well")
-    options = parser.parse_args()
-    numbers = run(options.side)
-    print(table(numbers))
-    print(
-        f"\n{numbers['pixels']:,} grid pixels; {platform.machine()}, Python {platform.python_version()}, "
-        f"GDAL {rasterio.__gdal_version__}, {datetime.now(UTC):%Y-%m-%d}"
-    )
-    if options.json:
-        options.json.write_text(json.dumps(numbers, indent=1))
+def measure(bench: Bench) -> dict[str, Any]:
+    """Return all numbers as plain data."""
+    return run(bench.parameters["side"])
 
 
-if __name__ == "__main__":
-    main()
+def goals(data: dict[str, Any]) -> list[Goal]:
+    """No pixel of ours may change, and none of it may lie elsewhere than pyproj says."""
+    ours = {way: row for way, row in data["results"].items() if way.startswith("tilewright")}
+    changed = max(
+        share
+        for row in ours.values()
+        for key, share in row.items()
+        if key.startswith(METHODS) and "seconds" not in key
+    )
+    off = max(row["position error px"] for row in ours.values())
+    return [
+        Goal(
+            "no pixel of tilewright changes with chunk or shard", f"{changed:g} %", changed == 0, promise=True
+        ),
+        Goal("positions within 0.01 px of pyproj's", f"{off:.1g} px", off <= 0.01, promise=True),
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="reprojection",
+    title="Reprojection: the same pixels at every chunk",
+    about="""
+A scene of white noise in UTM zone 33 on a grid of zone 34. Counted are the pixels that change when only the chunk
+does, or when a shard is read by itself. [Reprojection](reprojection.md) says why they do.
+""",
+    small={"side": 1500},
+    full={"side": 3000},
+    measure=measure,
+    table=table,
+    goals=goals,
+    minutes=(1, 3),
+)
