@@ -13,13 +13,19 @@ from __future__ import annotations
 from contextlib import ExitStack
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
 
 from tilewright.flows.quiet import quiet
 
 with quiet():
     from prefect import flow, get_run_logger, task
-    from prefect.artifacts import create_link_artifact, create_markdown_artifact
+    from prefect.artifacts import (
+        create_link_artifact,
+        create_markdown_artifact,
+        create_progress_artifact,
+        update_progress_artifact,
+    )
     from prefect.cache_policies import NO_CACHE
     from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, temporary_settings
 
@@ -27,9 +33,12 @@ from tilewright.errors import ReadError, StoreError
 from tilewright.flows import runs
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from prefect import State
 
     from tilewright.pipeline.grid import Shard
+    from tilewright.pipeline.progress import Status
     from tilewright.pipeline.report import Report
     from tilewright.pipeline.run import Run
 
@@ -39,6 +48,8 @@ GROUPS = 16
 """Most groups of shards of a flow run, all parts of the region together."""
 PATIENCE = 180
 """Seconds that a server of our own may take to start; its first start on two busy cores took over 20, its default."""
+QUIET = 5.0
+"""Seconds between two updates of a progress artifact: each is a call of Prefect's API."""
 RETRIES = 2
 """Further tries of a task that failed for want of a network or a disk."""
 
@@ -49,6 +60,8 @@ class _Part:
     def __init__(self, prepared: runs.PreparedRun, label: str) -> None:
         self.prepared, self.label = prepared, label
         self._run: Run | None = None
+        self._artifact: UUID | None = None
+        self._told = 0.0
 
     def open(self, stack: ExitStack) -> Run:
         """Enter the run, until ``stack`` is left: check the plan, open the ledger, take the statistics."""
@@ -56,6 +69,24 @@ class _Part:
 
         self._run = stack.enter_context(open_run(self.prepared.job, self.prepared.request))
         return self._run
+
+    @property
+    def key(self) -> str:
+        """How the keys of the part's artifacts begin."""
+        return "tilewright-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in self.label.lower())
+
+    def tell(self, status: Status) -> None:
+        """Show where the run stands, as one artifact; a call of the API every `QUIET` seconds at most."""
+        last = status.done == status.total or status.phase != "shards"
+        if self._artifact is not None and not last and monotonic() - self._told < QUIET:
+            return
+        self._told = monotonic()
+        share = 100.0 * status.done / status.total
+        if self._artifact is None:
+            made = create_progress_artifact(share, key=f"{self.key}-progress", description=str(status))
+            self._artifact = cast("UUID", made)
+        else:
+            update_progress_artifact(self._artifact, share, str(status))
 
     @property
     def run(self) -> Run:
@@ -131,12 +162,12 @@ def _compute(part: _Part, shards: _Held[list[Shard]], group: int, groups: int) -
     first, last = shards.value[0].name, shards.value[-1].name
     place = f"{part.label}: group {group} of {groups}, shards {first} to {last}"
     logger.info(place)
-    part.run.compute(shards.value, lambda done, total: logger.debug(f"{place}: {done} of {total} durable"))
+    part.run.compute(shards.value, part.tell)
 
 
 @task(name="publish", task_run_name="publish {part.label}", **_OPTIONS)
 def _publish(part: _Part) -> Report:
-    report = part.run.publish()
+    report = part.run.publish(part.tell)
     runs.announce(part.prepared)
     get_run_logger().info(f"{part.label}: published, digest {report.digest}")
     return report
@@ -204,8 +235,7 @@ def _grouped(run: Run, most: int) -> list[tuple[int, int, list[Shard]]]:
 
 def _artifacts(part: _Part, report: Report) -> None:
     """Show the report's main numbers and the quicklook in Prefect's pages."""
-    key = "tilewright-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in part.label.lower())
-    out = part.prepared.request.out
+    key, out = part.key, part.prepared.request.out
     rows = {
         "folder": part.prepared.request.remote or out,
         "kernel": report.kernel["name"],

@@ -96,7 +96,7 @@ def run(
     weights, bands, only, fresh
         Instead of what the recipe says.
     progress
-        Called with (shards done, shards in all).
+        Called with a `Status` whenever a shard is durable, and before each step of the end.
     say
         Called with sentences for the user.
     **wishes

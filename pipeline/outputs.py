@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,10 @@ if TYPE_CHECKING:
     from .run import Request
     from .store import ResultStore
 
-__all__ = ["RECORDS", "ZARR", "Published", "publish", "write_item"]
+__all__ = ["RECORDS", "ZARR", "Published", "Step", "publish", "write_item"]
+
+type Step = Callable[[str, int, int], None]
+"""Called with the name of a step of the end, the number of steps before it, and of steps in all."""
 
 ZARR = "result.zarr"
 RECORDS = "records.parquet"
@@ -70,16 +74,21 @@ class Published:
     """Merkle root over the decoded pixels."""
 
 
-def publish(job: Job, request: Request, store: ResultStore, started: datetime) -> Published:
+def publish(job: Job, request: Request, store: ResultStore, started: datetime, step: Step) -> Published:
     """Build the pyramid and write COGs, quicklook and Item beside it; repeating it after a crash is harmless."""
-    out, spec = request.out, job.kernel.spec
+    out = request.out
+    cogs = [] if request.only == "zarr" else list(job.kernel.spec.outputs)
+    steps = len(cogs) + 4
+    step("pyramid", 0, steps)
     store.finish()
+    step("digest", 1, steps)
     digest = result_digest(store)
     files: dict[str, str] = {}
-    if request.only != "zarr":
-        for name in spec.outputs:
-            write_cog(store, name, out / f"{name}.tif")
-            files[name] = f"{name}.tif"
+    for i, name in enumerate(cogs):
+        step(f"COG of {name}", 2 + i, steps)
+        write_cog(store, name, out / f"{name}.tif")
+        files[name] = f"{name}.tif"
+    step("quicklook", steps - 2, steps)
     quicklook(store, out / "quicklook.png", request.title)
     files["quicklook"] = "quicklook.png"
     if request.only == "cog":
@@ -87,6 +96,7 @@ def publish(job: Job, request: Request, store: ResultStore, started: datetime) -
     else:
         store.publish({"tilewright:digest": digest})
         files["zarr"] = ZARR
+    step("Item", steps - 1, steps)
     write_item(job, request, list(_assets(job, files, request.remote)), digest, started)
     files["item"] = "item.json"
     return Published(files, digest)

@@ -30,6 +30,7 @@ from .engine import Engine, ShardResult
 from .ledger import Ledger
 from .memory import GDAL_CACHE, PeakMemory
 from .plan import make_plan
+from .progress import Meter, Progress, Status
 from .report import Report, versions
 from .source import Reason
 from .statistics import gather_statistics
@@ -40,10 +41,7 @@ if TYPE_CHECKING:
     from .grid import Shard
     from .job import Job
 
-__all__ = ["Progress", "Request", "Run", "execute"]
-
-type Progress = Callable[[int, int], None]
-"""Called with (shards done, shards in all) whenever a shard is durable."""
+__all__ = ["Progress", "Request", "Run", "Status", "execute"]
 
 PRODUCTS = ("report.json", "item.json", "quicklook.png", "items.json", "model.json")
 
@@ -103,6 +101,7 @@ class Run:
         self.delivery = Delivery(request.out, request.remote) if request.remote else None
         self._engine: Any = None
         self._engine_is_whole = False
+        self._meter: Meter | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -128,15 +127,17 @@ class Run:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._stack.close()
+        if isinstance(error, KeyboardInterrupt):
+            error.add_note(f"{len(self.ledger.entries)} of {len(self.shards)} shards are kept")
 
     def carry_out(self, progress: Progress | None = None) -> Report:
         """Enter the run, compute all that is to do, publish, and leave it."""
         with self:
             if self.finished is None:
                 self.compute(self.todo, progress)
-            return self.publish()
+            return self.publish(progress)
 
     def _open(self) -> None:
         if "request" not in self.ledger.header:
@@ -157,8 +158,8 @@ class Run:
     def _write_shard(self, result: Any) -> None:
         _write(self.job, self.store, self.ledger, result)
 
-    def _publish(self) -> publishing.Published:
-        return publishing.publish(self.job, self.request, self.store, self._started)
+    def _publish(self, step: publishing.Step) -> publishing.Published:
+        return publishing.publish(self.job, self.request, self.store, self._started, step)
 
     @property
     def shards(self) -> list[Shard]:
@@ -177,13 +178,15 @@ class Run:
         first that is missing.
         """
         shards = [s for s in shards if s.name not in self.ledger.entries]
-        engine, total = self._whole_engine(), len(self.shards)
+        engine = self._whole_engine()
+        meter = self._meter = self._meter or Meter(self.job, self.shards, self.ledger.entries)
+        meter.begin(engine.counters.seconds)
 
         def done(behind: Future[None] | None) -> None:
             if behind is not None:
                 behind.result()
                 if progress:
-                    progress(len(self.ledger.entries), total)
+                    progress(meter.status(engine.counters.seconds))
 
         self._engine_is_whole = False
         with ThreadPoolExecutor(1, thread_name_prefix="tilewright-write") as pool:
@@ -210,15 +213,20 @@ class Run:
         self._write_shard(result)
         self._seconds_write += perf_counter() - tick
 
-    def publish(self) -> Report:
+    def publish(self, progress: Progress | None = None) -> Report:
         """Check the coverage, write pyramid, COGs, quicklook and Item, and the report last of all."""
+
+        def step(name: str, done: int, total: int) -> None:
+            if progress:
+                progress(Status(name, done, total))
+
         if self.finished is not None:
             if self.delivery is not None:
                 self.delivery.deliver(self.finished)
             return replace(self.finished, shards_reused=self.finished.shards)
         reasons = check_coverage(self.ledger, self.shards, self.job)
         tick = perf_counter()
-        made = self._publish()
+        made = self._publish(step)
         self._seconds_write += perf_counter() - tick
         report = self._report(reasons, made)
         report.write(self.request.out)

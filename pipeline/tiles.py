@@ -298,13 +298,15 @@ class RecordRun(Run):
             clipped={},
         )
 
-    def _publish(self) -> publishing.Published:
+    def _publish(self, step: publishing.Step) -> publishing.Published:
         """Merge the parts, and describe the table. A table that stands there already is whole: it was renamed."""
         path = self.writer.path
+        step("table", 0, 2)
         if not path.exists():
             self.writer.finish()
         shutil.rmtree(self.writer.parts, ignore_errors=True)
         digest = table_digest(path)
+        step("Item", 1, 2)
         names = ", ".join(self.job.kernel.spec.outputs)
         asset = OutputAsset("records", path.name, PARQUET_MEDIA, ("data",), f"{names}, by tile")
         publishing.write_item(self.job, self.request, [asset], digest, self._started)

@@ -136,7 +136,7 @@ def apply(
     title
         Shown in the quicklook and the Item; the kernel's name unless given.
     progress
-        Called with (shards done, shards in all).
+        Called with a `Status` whenever a shard is durable, and before each step of the end.
     settings, **wishes
         `Settings`, or its fields: ``stitch``, ``tile``, ``shard``, ``batch``, ``threads``, ``device``,
         ``precision``, ``boundary``, ``memory``, ...

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from tilewright.errors import InputError, TilewrightError
+from tilewright.interrupts import Stop, clean_stop
 from tilewright.show import (
     ShardProgress,
     console,
@@ -71,8 +72,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def main() -> NoReturn:
     """Run the command line: a wrong request ends with one line and status 2, a failed run with status 1."""
+    stop = Stop()
     try:
-        status = app(standalone_mode=False)
+        with clean_stop(stop):
+            status = app(standalone_mode=False)
     except TilewrightError as error:
         _fail(str(error), 2 if _disk_is_full(error) else error.exit_code)
     except _ClickException as error:
@@ -82,7 +85,7 @@ def main() -> NoReturn:
     except typer.Exit as error:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; finished shards are kept, the same command goes on", 130)
+        status = stop.status
     except OSError as error:
         if error.errno in _FULL:
             _fail(
@@ -91,6 +94,8 @@ def main() -> NoReturn:
         if error.errno not in _DENIED:
             raise
         _fail(f"{error.filename or 'files'}: {error.strerror}; check the path and its permissions", 2)
+    if status == Stop.status or stop.raised is not None:  # typer makes a status of a KeyboardInterrupt
+        _fail(f"interrupted: {stop.kept}; the same command goes on", stop.status)
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from tilewright.pipeline.progress import Progress, Status
     from tilewright.pipeline.report import Report
 
 __all__ = [
@@ -27,21 +27,26 @@ console = Console(soft_wrap=True)
 
 
 class ShardProgress:
-    """A bar on a terminal, a line a shard decile in a log."""
+    """A bar on a terminal; in a log a line a tenth of the shards, and between them one every ten seconds at most."""
 
-    def __enter__(self) -> Callable[[int, int], None]:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    QUIET = 10.0
+    """Seconds between two lines of a log within a tenth; a fiftieth of the time so far where that is longer."""
 
-        self.bar = Progress(
-            TextColumn("shards"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
+    def __enter__(self) -> Progress:
+        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bar
+
+        self.bar = Bar(
+            SpinnerColumn(),
+            TimeElapsedColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.description}"),
             console=console,
             transient=True,
         )
-        self.task = self.bar.add_task("shards", total=None)
-        self.last = -1
+        self.task = self.bar.add_task("reading", total=None)
+        self.began = self.told = monotonic()
+        self.last: tuple[str, int] | None = None
         if console.is_terminal:
             self.bar.start()
         return self._tick
@@ -50,12 +55,14 @@ class ShardProgress:
         if console.is_terminal:
             self.bar.stop()
 
-    def _tick(self, done: int, total: int) -> None:
-        self.bar.update(self.task, completed=done, total=total)
-        tenth = 10 * done // total
-        if not console.is_terminal and tenth > self.last:
-            self.last = tenth
-            console.print(f"{done} of {total} shards")
+    def _tick(self, status: Status) -> None:
+        self.bar.update(self.task, completed=status.done, total=status.total, description=str(status))
+        now = monotonic()
+        mark = (status.phase, 10 * status.done // status.total)
+        quiet = max(self.QUIET, (now - self.began) / 50)
+        if not console.is_terminal and (mark != self.last or now - self.told >= quiet):
+            self.last, self.told = mark, now
+            console.print(str(status), highlight=False)
 
 
 def print_report(report: Report) -> None:

@@ -11,6 +11,7 @@ from commands import write_recipe
 
 from tilewright.errors import CatalogError
 from tilewright.flows.runs import run
+from tilewright.pipeline.progress import Status
 
 pytestmark = pytest.mark.integration
 SCENES = Path(__file__).parents[2] / "data" / "landsat-c1-l1"
@@ -30,8 +31,8 @@ def test_an_interrupted_run_goes_on_with_its_items(archive: Path, tmp_path: Path
     )
     (whole,) = run(recipe, out=tmp_path / "whole")
 
-    def stop(done: int, total: int) -> None:
-        assert total > 2
+    def stop(status: Status) -> None:
+        assert status.total > 2
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -19,7 +19,7 @@ from tilewright.errors import InputError, KernelError, ResumeError
 from tilewright.pipeline.ledger import Ledger
 from tilewright.pipeline.rasters import RasterSource
 from tilewright.pipeline.report import Report
-from tilewright.pipeline.run import Request, execute
+from tilewright.pipeline.run import Request, Status, execute
 from tilewright.pipeline.store import ResultStore
 
 if TYPE_CHECKING:
@@ -150,10 +150,14 @@ def test_the_digest_is_that_of_the_pixels_and_not_of_the_shards(
 
 
 def test_progress_is_told_shard_by_shard(raster: Path, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    run(raster, tmp_path / "out", lambda done, total: told.append((done, total)), shard=96)
-    total = told[-1][1]
-    assert told == [(i + 1, total) for i in range(total)]
+    told: list[Status] = []
+    run(raster, tmp_path / "out", told.append, shard=96)
+    shards = [status for status in told if status.phase == "shards"]
+    total = shards[-1].total
+    assert [(s.done, s.total) for s in shards] == [(i + 1, total) for i in range(total)]
+    end = told[len(shards) :]
+    assert [s.phase for s in end] == ["pyramid", "digest", "COG of blur", "quicklook", "Item"]
+    assert [(s.done, s.total) for s in end] == [(i, 5) for i in range(5)]
 
 
 # --- killed, resumed, repeated (promise 6) ---
@@ -164,8 +168,8 @@ from pathlib import Path
 sys.path[:0] = sys.argv[1].split(os.pathsep)
 from test_run import run
 
-def die(done, total):
-    if done == {at}:
+def die(status):
+    if status.done == {at}:
         os.kill(os.getpid(), signal.SIGKILL)
 
 run(Path(sys.argv[2]), Path(sys.argv[3]), die, stitch={stitch!r})
@@ -223,8 +227,8 @@ def test_killed_in_the_middle_and_resumed(
 def test_the_seam_and_the_clipped_values_survive_a_resume(raster: Path, tmp_path: Path) -> None:
     """Counts are of the whole result, across resumes: a seam is not forgotten with the process that saw it."""
 
-    def stop(done: int, total: int) -> None:
-        if done == 17:
+    def stop(status: Status) -> None:
+        if status.done == 17:
             raise KeyboardInterrupt
 
     wishes: dict[str, Any] = {"stitch": "blend", "allow_clipping": True}
@@ -321,8 +325,8 @@ def test_a_folder_in_use_and_a_file_are_refused(raster: Path, tmp_path: Path) ->
 def test_finished_shards_without_their_zarr_are_refused(raster: Path, tmp_path: Path) -> None:
     import shutil
 
-    def stop(done: int, total: int) -> None:
-        if done == 3:
+    def stop(status: Status) -> None:
+        if status.done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -353,8 +357,8 @@ def test_statistics_are_taken_once_and_kept_over_a_resume(raster: Path, tmp_path
         fits.append(1)
         return {"mean": float(sample["image"].mean())}
 
-    def stop(done: int, total: int) -> None:
-        if done == 3:
+    def stop(status: Status) -> None:
+        if status.done == 3:
             raise KeyboardInterrupt
 
     kernel = make_kernel(
