@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -78,6 +78,8 @@ def run(
     bands: Sequence[str] | None = None,
     only: Literal["cog", "zarr"] | None = None,
     fresh: bool = False,
+    retry_failed: bool = False,
+    cluster: Any = None,
     progress: Progress | None = None,
     say: Callable[[str], Any] | None = None,
     **wishes: Any,
@@ -95,6 +97,10 @@ def run(
         several grids go to ``part-1``, ``part-2``, ... in it. The same call resumes.
     weights, bands, only, fresh
         Instead of what the recipe says.
+    retry_failed
+        Compute again the shards of which a read had failed under ``on_error="reason"``.
+    cluster
+        Where shards are computed, as in `tilewright.apply`.
     progress
         Called with a `Status` whenever a shard is durable, and before each step of the end.
     say
@@ -118,6 +124,8 @@ def run(
         bands=bands,
         only=only,
         fresh=fresh,
+        retry_failed=retry_failed,
+        cluster=cluster,
         say=say,
         **wishes,
     )
@@ -137,12 +145,14 @@ def prepare_runs(
     bands: Sequence[str] | None = None,
     only: Literal["cog", "zarr"] | None = None,
     fresh: bool = False,
+    retry_failed: bool = False,
+    cluster: Any = None,
     say: Callable[[str], Any] | None = None,
     **wishes: Any,
 ) -> list[PreparedRun]:
     """Search and decide everything that a run needs; reads headers only. Parameters are those of `run`."""
     sought = seek(recipe, region=region, weights=weights, bands=bands, say=say, out=None if fresh else out)
-    return plan_runs(sought, out=out, only=only, fresh=fresh, **wishes)
+    return plan_runs(sought, out=out, only=only, fresh=fresh, retry_failed=retry_failed, cluster=cluster, **wishes)
 
 
 def seek(
@@ -180,13 +190,17 @@ def plan_runs(
     out: str | Path = "out",
     only: Literal["cog", "zarr"] | None = None,
     fresh: bool = False,
+    retry_failed: bool = False,
+    cluster: Any = None,
     **wishes: Any,
 ) -> list[PreparedRun]:
     """Decide everything that is still open, one run a grid: the second half of `prepare_runs`."""
     runs = []
     for i, grid in enumerate(sought.grids):
         place = str(out) if len(sought.grids) == 1 else f"{str(out).rstrip('/')}/part-{i + 1}"
-        runs.append(_prepare(sought, grid, place, only, fresh, wishes))
+        one = _prepare(sought, grid, place, only, fresh, wishes)
+        request = replace(one.request, retry_failed=retry_failed, cluster=cluster)
+        runs.append(replace(one, request=request))
     return runs
 
 

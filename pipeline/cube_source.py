@@ -13,6 +13,7 @@ import numpy as np
 from tilewright.errors import InputError, ReadError, nearest_name
 
 from .composite import Composite, Plane, first_valid
+from .failures import Failure
 from .grid import Grid, Window
 from .groups import GroupBy, ItemGroup, group_items
 from .harmonise import ItemPlan, describe_plan, item_reason, plan_item, read_item
@@ -25,24 +26,12 @@ if TYPE_CHECKING:
 
     from tilewright.catalogs.signing import Signer
 
-__all__ = ["CubeDate", "CubeSource", "Failure"]
+__all__ = ["CubeDate", "CubeSource"]
 
 _STACK_BYTES = 256 << 20
 """Bytes of all dates that a median or percentile holds at once; larger windows are made in strips."""
 
 OnError = Literal["raise", "reason"]
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A read that failed after its retries, in a run that was told to go on."""
-
-    item_id: str
-    """The Item."""
-    window: Window
-    """The grid pixels that were wanted."""
-    message: str
-    """Place, cause and remedy."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +256,6 @@ class CubeSource:
             "groupby": self._groupby or "id",
             "mask": self._mask if self._mask is None or isinstance(self._mask, str) else list(self._mask),
             "composite": None if self._composite is None else str(self._composite),
-            "on_error": self._on_error,
             "dtype": self._dtype,
             "periods": [
                 [{"time": str(date.time), "items": [describe_plan(p) for p in date.items]} for date in period]

@@ -35,16 +35,25 @@ class Delivery:
     def __init__(self, folder: Path, url: str) -> None:
         self.folder, self.url = folder, url.rstrip("/")
 
-    def clear(self) -> None:
-        """Remove the result of tilewright at the address, if its report vouches for one; the report goes first."""
+    def clear(self, *, keep: str = "") -> None:
+        """Remove the result of tilewright at the address, if its report vouches for one; the report goes first.
+
+        ``keep`` is the suffix of what stays there all the same.
+        """
         report = self._delivered()
         if report is None:
             return
         objects.remove(f"{self.url}/{REPORT}")
         for name in {*report.outputs.values(), *BESIDE}:
+            if keep and name.endswith(keep):
+                continue
             objects.remove_tree(f"{self.url}/{name}") if name.endswith(".zarr") else objects.remove(
                 f"{self.url}/{name}"
             )
+
+    def withdraw(self) -> None:
+        """Take back the report and all that it names but the Zarr, of which some shards are to be redone."""
+        self.clear(keep=".zarr")
 
     def begin(self, fingerprint: str) -> None:
         """Learn whether the address holds this run already; raises `ResumeError` where it holds another."""

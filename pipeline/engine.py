@@ -17,6 +17,7 @@ import numpy as np
 
 from tilewright.errors import GridError, KernelError
 
+from .failures import Failure, failures_of
 from .forward import Counters, Forward, Sample
 from .grid import Window
 from .job import used
@@ -60,6 +61,8 @@ class ShardResult:
     """Output -> values clipped to the declared range."""
     seconds_read: float = 0.0
     """Seconds of reading."""
+    failures: list[Failure] = field(default_factory=list)
+    """Tolerated failures of reading that may have touched it."""
 
 
 @dataclass(slots=True)
@@ -294,6 +297,7 @@ class Engine:
             pixels_forward=self.counters.new_pixels(),
             seams=self._told_seams(state),
             clipped=clipped,
+            failures=failures_of(self.job, state.shard),
         )
 
     def continue_from(self, former: Engine) -> None:

@@ -223,8 +223,16 @@ def _failure(error: BaseException, place: str, attempts: int, *, local: bool) ->
         remedy = "the server refuses it: check credentials or the catalog's signing"
     elif re.search(r"No such file|404|does not exist", text):
         remedy = "check that the file is there"
+    elif re.search(r"\b(429|50[0234])\b|[Tt]imed? ?out|[Cc]onnect|resolve|CURL", text):
+        remedy = "repeat the command when the server answers, or go on without it by --on-error reason"
+    elif not local:
+        # Of a read of several ranges GDAL tells the broken block alone, and not what the server answered.
+        remedy = (
+            "the server failed or cut its answer, or the file is not whole: repeat the command later, or go on"
+            " without it by --on-error reason"
+        )
     else:
-        remedy = "check that the file is whole, or go on without it by on_error='reason'"
+        remedy = "check that the file is whole, or go on without it by --on-error reason"
     failure = ReadError(f"cannot be read{after}: {text.rstrip('.')}", place=place, remedy=remedy)
     if local:
         failure.exit_code = 2  # no other try will help: the file itself is wrong

@@ -142,7 +142,6 @@ class Job:
                 "precision": s.precision,
                 "versions": arithmetic_versions(s.device),
             },
-            "on_error": s.on_error,
             "bindings": {name: [b.layer, list(b.channels), b.dates] for name, b in self.bindings.items()},
             "source": self.source.describe(),
         }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tilewright.errors import ResumeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 __all__ = ["Ledger", "differences", "fingerprint_digest"]
 
@@ -47,6 +47,13 @@ def _short(value: Any) -> str:
 
 def _is_header(record: Any) -> bool:
     return isinstance(record, dict) and {"fingerprint", "layout", "depends_on"} <= record.keys()
+
+
+def _forget(header: dict[str, Any], entries: dict[str, dict[str, Any]], record: Mapping[str, Any]) -> None:
+    for name in record["redo"]:
+        entries.pop(name, None)
+    for fact in record["forget"]:
+        header.pop(fact, None)
 
 
 class Ledger:
@@ -128,6 +135,8 @@ class Ledger:
                     header = record
                 elif "shard" in record:
                     entries[record["shard"]] = record
+                elif "redo" in record:
+                    _forget(header, entries, record)
                 else:
                     header |= record
         return header, entries, length
@@ -142,6 +151,12 @@ class Ledger:
         """Add facts of the whole run (statistics); they belong to the header when the ledger is read again."""
         self.header |= json.loads(json.dumps(facts, default=str))
         self._append(facts)
+
+    def redo(self, shards: Iterable[str], forget: Iterable[str] = ()) -> None:
+        """Take back the lines of ``shards``, and the facts ``forget``: they are to be made again."""
+        record = {"redo": list(shards), "forget": list(forget)}
+        self._append(record)
+        _forget(self.header, self.entries, record)
 
     def finish(self, shard: str, **facts: Any) -> None:
         """Add the line of a shard that is durable."""

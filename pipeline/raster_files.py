@@ -101,6 +101,8 @@ def inspect_file(href: str, handles: Handles) -> FileInfo:
     try:
         return read_retrying(header, href, handles, place=place)
     except ReadError as error:
+        if not is_local(href):
+            raise InputError(error.cause, place=place, remedy=error.remedy) from error
         raise InputError(
             f"not a readable raster: {error.cause}",
             place=place,

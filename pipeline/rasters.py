@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from tilewright.errors import InputError, nearest_name
+from tilewright.errors import InputError, ReadError, nearest_name
 
+from .failures import Failure
 from .grid import Grid, Window
 from .handles import Handles, is_local, plain_href, read_retrying
 from .raster_files import BandInfo, FileInfo, canonical_bands, check_nodata, check_same_grid, inspect_file
@@ -44,6 +45,9 @@ class RasterSource:
         Acquisition times, one a date; None where unknown.
     nodata
         Marks invalid pixels of all bands in place of what the files state, which may be nothing.
+    on_error
+        ``"raise"``, or ``"reason"``: pixels of a failed read become `Reason.READ_ERROR` in their date, and the
+        failure is listed in ``failures``.
 
     Raises
     ------
@@ -60,10 +64,14 @@ class RasterSource:
         name: str = "image",
         times: Sequence[np.datetime64 | None] | None = None,
         nodata: float | None = None,
+        on_error: Literal["raise", "reason"] = "raise",
     ) -> None:
         if not dates:
             raise InputError("no input is given", place="inputs", remedy="name at least one raster")
         self._handles = Handles()
+        self._on_error = on_error
+        self.failures: list[Failure] = []
+        """Reads that failed and were tolerated, in the order in which they did."""
         self._dates = tuple(
             tuple(inspect_file(href, self._handles) for href in input_files(entry)) for entry in dates
         )
@@ -150,13 +158,53 @@ class RasterSource:
         layer = self.layers[self._name]
         shape = (len(self._picks), len(layer.bands), *window.shape)
         data = np.empty(shape, dtype=layer.dtype)
-        valid = np.ones((len(self._picks), 1, *window.shape), dtype=bool)
+        codes = np.zeros((len(self._picks), 1, *window.shape), dtype=np.uint8)
         count = 0
         for t, pick in enumerate(self._picks):
             for file, places in _by_file(pick):
-                count += self._read_file(file, places, window, data[t], valid[t, 0])
-        reason = np.where(valid, np.uint8(Reason.VALID), np.uint8(Reason.NODATA))
+                count += self._read_or_mark(file, places, window, data[t], codes[t, 0])
+        reason = codes
         return Block(window, {self._name: data}, {self._name: reason}, count)
+
+    def _read_or_mark(
+        self,
+        file: FileInfo,
+        places: Sequence[tuple[int, BandInfo]],
+        window: Window,
+        out: NDArray[Any],
+        codes: NDArray[np.uint8],
+    ) -> int:
+        """Read a file into ``out`` and raise ``codes`` where it is invalid; return bytes."""
+        valid = np.ones(window.shape, dtype=bool)
+        try:
+            count = self._read_file(file, places, window, out, valid)
+        except ReadError as error:
+            if self._on_error == "raise":
+                raise
+            # A damaged block of a file costs its own pixels, in whatever window it is read. A server that does not
+            # answer is not asked again for each block.
+            blocks = self._blocks_of(file, window) if is_local(file.href) else []
+            if len(blocks) > 1:
+                parts = ((block, block.slices(window)) for block in blocks)
+                return sum(self._read_or_mark(file, places, b, out[:, *at], codes[at]) for b, at in parts)
+            self.failures.append(Failure(plain_href(file.href), window, str(error)))
+            for channel, _ in places:
+                out[channel] = 0
+            codes[...] = np.uint8(Reason.READ_ERROR)
+            return 0
+        np.maximum(codes, np.where(valid, np.uint8(Reason.VALID), np.uint8(Reason.NODATA)), out=codes)
+        return count
+
+    def _blocks_of(self, file: FileInfo, window: Window) -> list[Window]:
+        """Return the parts of ``window`` that each lie in one stored block of the file."""
+        height, width = self._handles.get(file.href).block_shapes[0]
+        blocks = []
+        for row in range(window.row0 // height * height, window.row1, height):
+            for col in range(window.col0 // width * width, window.col1, width):
+                block = Window(row, row + height, col, col + width).overlap(window)
+                assert block is not None
+                blocks.append(block)
+        return blocks
 
     def _read_file(
         self,
@@ -220,15 +268,17 @@ def raster_source(
     *,
     bands: Sequence[str | int] | None = None,
     name: str = "image",
+    on_error: Literal["raise", "reason"] = "raise",
 ) -> Any:
     """Return the `Source` of ``tilewright apply``'s inputs: rasters, or Zarr stores where a path is one.
 
-    One entry a date, oldest first; see `RasterSource` for ``bands`` and the errors.
+    One entry a date, oldest first; see `RasterSource` for ``bands``, ``on_error`` (which Zarr stores do not
+    know) and the errors.
     """
     entries = [input_files(entry) for entry in inputs]
     zarrs = [href for entry in entries for href in entry if is_zarr(href)]
     if not zarrs:
-        return RasterSource(entries, bands=bands, name=name)
+        return RasterSource(entries, bands=bands, name=name, on_error=on_error)
     if len(zarrs) != sum(len(entry) for entry in entries):
         raise InputError(
             "Zarr stores and raster files are mixed", place="inputs", remedy="give all dates in one form"

@@ -25,8 +25,9 @@ from tilewright.errors import InputError, ResumeError, StoreError
 
 from . import outputs as publishing
 from .delivery import Delivery
-from .digest import shard_digest
-from .engine import Engine, ShardResult
+from .durable import FINGERPRINT, is_current, write_shard
+from .engine import Engine
+from .failures import forget_failures, merge_failures, shards_to_redo
 from .ledger import Ledger
 from .memory import GDAL_CACHE, PeakMemory
 from .plan import make_plan
@@ -60,6 +61,8 @@ class Request:
     """Start over, removing what an earlier run of tilewright left in the folder."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Facts for the report (recipe, region)."""
+    retry_failed: bool = False
+    """Compute again the shards, finished ones too, of which a read failed and was tolerated."""
     item_id: str = "result"
     """Id of the Item: letters, digits, ``.``, ``_`` and ``-``."""
     items: tuple[Any, ...] = ()
@@ -129,6 +132,8 @@ class Run:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._stack.close()
+            if self.request.retry_failed:
+                self._take_back_failed()
         if isinstance(error, KeyboardInterrupt):
             error.add_note(f"{len(self.ledger.entries)} of {len(self.shards)} shards are kept")
 
@@ -143,14 +148,42 @@ class Run:
         if "request" not in self.ledger.header:
             self.ledger.note(request={"title": self.request.title, **self.request.extra})
         if "statistics" not in self.ledger.header:
-            self.ledger.note(statistics=gather_statistics(self.job))
+            statistics = gather_statistics(self.job)
+            self.ledger.note(statistics=statistics, statistics_failures=forget_failures(self.job.source))
         self.job = self.job.with_statistics(self.ledger.header["statistics"])
         self._open_results()
 
-    # The four steps in which runs of rasters differ from those of records (`tilewright.pipeline.tiles`).
+    def _take_back_failed(self) -> None:
+        """Make the run unfinished where reads had failed: their shards are to do, and all others are kept."""
+        failed = shards_to_redo(self.job, self.ledger.header, self.ledger.entries)
+        if not failed:
+            return
+        self._reopen()  # refuses before anything is changed
+        report = Report.read(self.request.out)
+        if self.delivery is not None:
+            self.delivery.withdraw()
+        if report is not None:
+            _unpublish(self.request.out, report)
+        self._hide()
+        everything = ("statistics", "statistics_failures") if len(failed) == len(self.ledger.entries) else ()
+        self.ledger.redo(failed, everything)
+
+    # The steps in which runs of rasters differ from those of records (`tilewright.pipeline.tiles`).
 
     def _open_results(self) -> None:
-        self.store = _store(self.job, self.request, self.ledger)
+        forget_failures(self.job.source)  # of a run before this one, in the same process
+        self.store = self._zarr()
+
+    def _reopen(self) -> None:
+        """Refuse where a finished result can not be worked on again."""
+        self._zarr()
+
+    def _hide(self) -> None:
+        """Give what `publish` made visible its unfinished name again."""
+        self._zarr().withdraw()
+
+    def _zarr(self) -> ResultStore:
+        return _store(self.job, self.request, self.ledger)
 
     def _new_engine(self, shards: list[Shard]) -> Any:
         return Engine(self.job, shards)
@@ -280,7 +313,7 @@ class Run:
             reasons=reasons,
             seam=_seams(job, entries) or None,
             clipped=_clipped(entries),
-            failures=list(getattr(job.source, "failures", ())),
+            failures=merge_failures(entries),
             digest=made.digest,
             fingerprint=self.ledger.header["fingerprint"],
             statistics=job.statistics,
@@ -450,3 +483,11 @@ def _clear(out: Path) -> None:
     for name in (publishing.ZARR, f"{publishing.ZARR}.partial", f"{publishing.RECORDS}.parts"):
         shutil.rmtree(out / name, ignore_errors=True)
     (out / "ledger.jsonl").unlink(missing_ok=True)
+def _unpublish(out: Path, report: Report) -> None:
+    """Remove what says that a run is finished, the report first; its rasters in Zarr and its ledger stay."""
+    for name in (*PRODUCTS, *report.outputs.values()):
+        target = out / name
+        if target.parent == out and target.is_file() and name != "items.json":
+            target.unlink()
+
+

@@ -305,6 +305,22 @@ class ResultStore:
                 fsync_path(target.parent)
         return type(self)(self.url, self.url, self.grid, self.outputs, self.shard, self.options)
 
+    def withdraw(self) -> Self:
+        """Undo `publish`: mark the result as unfinished and hide a local one again, so that shards may be redone."""
+        import zarr
+
+        with _said("withdrawing", self.place):
+            root = zarr.open_group(self._backend(), mode="r+")
+            root.attrs.update({"tilewright:complete": False})
+            place = self.place
+            if not is_remote(self.url):
+                place = f"{local_path(self.url)}.partial"
+                if self.place != place:
+                    shutil.rmtree(place, ignore_errors=True)
+                    local_path(self.place).rename(place)
+                    fsync_path(local_path(self.url).parent)
+        return type(self)(self.url, place, self.grid, self.outputs, self.shard, self.options)
+
     # -- inside ----------------------------------------------------------------------------------------
 
     def _backend(self, *, read_only: bool = False) -> Store:

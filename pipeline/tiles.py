@@ -33,6 +33,7 @@ from tilewright.errors import KernelError, ResumeError
 
 from . import outputs as publishing
 from .engine import read_ahead, shard_reasons
+from .failures import Failure, as_plain, failures_of
 from .forward import Counters, Forward, Sample
 from .job import prepare
 from .lazy import as_source
@@ -132,6 +133,8 @@ class ShardRecords:
     """Tiles without one; the kernel was not called for them."""
     records: list[Record] = field(default_factory=list)
     """What the kernel gave, in the order of tiles."""
+    failures: list[Failure] = field(default_factory=list)
+    """Tolerated failures of reading that may have touched it."""
 
 
 class RecordEngine:
@@ -171,6 +174,7 @@ class RecordEngine:
 
     def _told(self, state: ShardRecords) -> ShardRecords:
         state.pixels_forward = self.counters.new_pixels()
+        state.failures = failures_of(self.job, state.shard)
         return state
 
     def _read(self, shard: Shard) -> tuple[ShardRecords, list[Tile], Block | None]:
@@ -278,6 +282,18 @@ class RecordRun(Run):
                 remedy="start over with --fresh",
             )
 
+    def _reopen(self) -> None:
+        table = self.request.out / publishing.RECORDS
+        if table.exists():
+            raise ResumeError(
+                "the records of the shards are merged into one table, and the failed ones cannot be replaced",
+                place=str(table),
+                remedy="start over with --fresh",
+            )
+
+    def _hide(self) -> None:
+        """Leave the parts as they are: they are seen by nobody before they are merged."""
+
     def _new_engine(self, shards: list[Shard]) -> RecordEngine:
         return RecordEngine(self.job)
 
@@ -296,6 +312,7 @@ class RecordRun(Run):
             pixels_forward=result.pixels_forward,
             seams={},
             clipped={},
+            failures=as_plain(result.failures),
         )
 
     def _publish(self, step: publishing.Step) -> publishing.Published:

@@ -92,7 +92,7 @@ def raster_job(
     from tilewright.pipeline.rasters import raster_source
 
     chosen = make_settings(settings, **wishes)
-    source = raster_source(_dates(inputs), bands=bands)
+    source = raster_source(_dates(inputs), bands=bands, on_error=chosen.on_error)
     (layer,) = source.layers.values()
     loaded = bound_kernel(kernel, layer.bands, weights, options)
     return prepare(loaded, source, chosen)
@@ -108,6 +108,7 @@ def apply(
     bands: Sequence[str | int] | None = None,
     only: Literal["cog", "zarr"] | None = None,
     fresh: bool = False,
+    retry_failed: bool = False,
     title: str | None = None,
     progress: Progress | None = None,
     settings: Settings | None = None,
@@ -134,6 +135,8 @@ def apply(
     fresh
         Start over in ``out``.
     title
+    retry_failed
+        Compute again the shards of which a read had failed under ``on_error="reason"``.
         Shown in the quicklook and the Item; the kernel's name unless given.
     progress
         Called with a `Status` whenever a shard is durable, and before each step of the end.
@@ -169,6 +172,7 @@ def apply(
         remote=remote,
     )
     return run_job(job, request, progress)
+        retry_failed=retry_failed,
 
 
 def _dates(inputs: Inputs) -> Sequence[str | Path | Sequence[str | Path]]:

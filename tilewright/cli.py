@@ -64,6 +64,17 @@ Bands = Annotated[str | None, typer.Option(help="Bands by name or number, a,b,c.
 Boundary = Annotated[str | None, typer.Option(help="Beyond the edge of the data: reflect or fill.")]
 Only = Annotated[str | None, typer.Option(help="Write just cog or zarr.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over in the output folder.")]
+OnError = Annotated[
+    str | None,
+    typer.Option(help="A read that failed after all retries: raise, or reason (nodata, and go on)."),
+]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Compute again only the shards of which a read had failed.")
+]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(help="Compute on Dask workers: local:N for N here, or a scheduler's tcp://HOST:PORT."),
+]
 Tile = Annotated[int | None, typer.Option(help="Pixels a side that the kernel sees.")]
 ShardOption = Annotated[int | None, typer.Option(help="Pixels a side of a shard, the unit of writing.")]
 Stitch = Annotated[str | None, typer.Option(help="cut or blend.")]
@@ -186,6 +197,8 @@ def run(
     shard: ShardOption = None,
     stitch: Stitch = None,
 ) -> None:
+    on_error: OnError = None,
+    retry_failed: RetryFailed = False,
     """Run a recipe: search, line up, map, stitch, write, announce. The same command resumes."""
     from tilewright.flows.runs import run as run_recipe
 
@@ -201,6 +214,7 @@ def run(
         stitch=stitch,
     )
     loaded = _recipe(recipe)
+        on_error=on_error,
     with ShardProgress() as progress:
         reports = run_recipe(
             loaded,
@@ -215,6 +229,8 @@ def run(
             **wishes,
         )
     for report in reports:
+            retry_failed=retry_failed,
+            cluster=cluster,
         print_report(report)
 
 
@@ -244,6 +260,9 @@ def apply(
     from tilewright.api import apply as apply_kernel
 
     wishes = _wishes(
+    on_error: OnError = None,
+    retry_failed: RetryFailed = False,
+    cluster: ClusterOption = None,
         device=device,
         precision=precision,
         batch=batch,
@@ -255,6 +274,7 @@ def apply(
         stitch=stitch,
     )
     with ShardProgress() as progress:
+        on_error=on_error,
         report = apply_kernel(
             kernel,
             inputs,
@@ -269,6 +289,8 @@ def apply(
         )
     print_report(report)
 
+            retry_failed=retry_failed,
+            cluster=cluster,
 
 @app.command()
 def kernels(

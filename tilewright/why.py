@@ -367,7 +367,6 @@ def _cube(
             if b["calibration"]["row"] == "recipe"
         },
         nodata={b["band"]: float(b["nodata"]) for b in rules if b["nodata_from"] == "recipe"},
-        on_error=recorded["on_error"],
         dtype=recorded["dtype"],
         name=recorded["input"],
     )

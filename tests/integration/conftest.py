@@ -177,22 +177,25 @@ class RangeServer:
     """Seconds before each answer."""
     log: list[Request] = field(default_factory=list)
     """All requests, in the order of arrival."""
-    _rules: list[Callable[[int, str], int | None]] = field(default_factory=list)
+    _rules: list[Callable[[int, str, int], int | None]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _count: int = 0
 
-    def fail(self, status: int, *, nth: int | None = None, times: int = 1, match: str = "") -> None:
+    def fail(
+        self, status: int, *, nth: int | None = None, times: int = 1, match: str = "", beyond: int = 0
+    ) -> None:
         """Answer ``status`` to requests whose path matches the regular expression ``match``.
 
         Of the matching requests made from now on, the ``nth`` (0 is the next) and the ``times - 1`` after it fail;
-        the first ``times`` where ``nth`` is None. ``status=0`` drops the connection without an answer.
+        the first ``times`` where ``nth`` is None. ``status=0`` drops the connection without an answer. With
+        ``beyond`` only ranges count that begin at or after that byte: pixels, and not the header.
         """
         seen = 0
         first = nth or 0
 
-        def rule(_: int, path: str) -> int | None:
+        def rule(_: int, path: str, start: int) -> int | None:
             nonlocal seen
-            if not re.search(match, path):
+            if start < beyond or not re.search(match, path):
                 return None
             seen += 1
             return status if first < seen <= first + times else None
@@ -207,10 +210,12 @@ class RangeServer:
             self.log.clear()
             self.delay, self._count = 0.0, 0
 
-    def decide(self, path: str) -> int | None:
+    def decide(self, path: str, span: str | None = None) -> int | None:
+        found = re.match(r"bytes=(\d+)", span or "")
+        start = int(found[1]) if found else 0
         with self._lock:
             self._count += 1
-            answers = [rule(self._count, path) for rule in self._rules]
+            answers = [rule(self._count, path, start) for rule in self._rules]
         return next((status for status in answers if status is not None), None)
 
 
@@ -231,7 +236,7 @@ class _RangeHandler(BaseHTTPRequestHandler):
         path = urllib.request.url2pathname(self.path.partition("?")[0]).lstrip("/")
         if self.state.delay:
             time.sleep(self.state.delay)
-        status = self.state.decide(self.path)
+        status = self.state.decide(self.path, self.headers.get("Range"))
         file = (self.state.folder / path).resolve()
         if status is None and not (file.is_file() and file.is_relative_to(self.state.folder.resolve())):
             status = 404

@@ -234,7 +234,7 @@ def test_a_failed_read_raises_or_becomes_a_reason(items: list[pystac.Item]) -> N
     reason = block.reason["image"][0, 0]
     assert reason[50, 20] == Reason.READ_ERROR
     assert reason[50, 60] == Reason.VALID, "the other scene covers it"
-    assert [f.item_id for f in source.failures] == ["b_left"]
+    assert [f.source for f in source.failures] == ["b_left"]
     assert "gone" in source.failures[0].message
 
 
