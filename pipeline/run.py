@@ -25,9 +25,9 @@ from tilewright.errors import InputError, ResumeError, StoreError
 
 from . import outputs as publishing
 from .delivery import Delivery
-from .durable import FINGERPRINT, is_current, write_shard
-from .engine import Engine
-from .failures import forget_failures, merge_failures, shards_to_redo
+from .digest import shard_digest
+from .engine import Engine, ShardResult
+from .failures import as_plain, forget_failures, merge_failures, shards_to_redo
 from .ledger import Ledger
 from .memory import GDAL_CACHE, PeakMemory
 from .plan import make_plan
@@ -59,10 +59,10 @@ class Request:
     """Keep just one of the two forms of the rasters."""
     fresh: bool = False
     """Start over, removing what an earlier run of tilewright left in the folder."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    """Facts for the report (recipe, region)."""
     retry_failed: bool = False
     """Compute again the shards, finished ones too, of which a read failed and was tolerated."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Facts for the report (recipe, region)."""
     item_id: str = "result"
     """Id of the Item: letters, digits, ``.``, ``_`` and ``-``."""
     items: tuple[Any, ...] = ()
@@ -122,6 +122,8 @@ class Run:
                 self.delivery.begin(self.ledger.header["fingerprint"])
             if self.request.begin is not None:
                 self.request.begin(out)
+            if self.request.retry_failed:
+                self._take_back_failed()
             self.finished = Report.read(out)
             """The report of an earlier start that came to the end; nothing is left to do then."""
             self.reused = tuple(self.ledger.entries)
@@ -132,8 +134,6 @@ class Run:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._stack.close()
-            if self.request.retry_failed:
-                self._take_back_failed()
         if isinstance(error, KeyboardInterrupt):
             error.add_note(f"{len(self.ledger.entries)} of {len(self.shards)} shards are kept")
 
@@ -145,6 +145,7 @@ class Run:
             return self.publish(progress)
 
     def _open(self) -> None:
+        forget_failures(self.job.source)  # of a run before this one, in the same process
         if "request" not in self.ledger.header:
             self.ledger.note(request={"title": self.request.title, **self.request.extra})
         if "statistics" not in self.ledger.header:
@@ -171,7 +172,6 @@ class Run:
     # The steps in which runs of rasters differ from those of records (`tilewright.pipeline.tiles`).
 
     def _open_results(self) -> None:
-        forget_failures(self.job.source)  # of a run before this one, in the same process
         self.store = self._zarr()
 
     def _reopen(self) -> None:
@@ -376,6 +376,7 @@ def _write(job: Job, store: ResultStore, ledger: Ledger, result: ShardResult) ->
         pixels_forward=result.pixels_forward,
         seams=result.seams,
         clipped=result.clipped,
+        failures=as_plain(result.failures),
         statistics=_value_statistics(result, job),
     )
 
@@ -471,6 +472,14 @@ def _acquire(lock: Path) -> int:
         os.close(handle)  # its holder removed it between our two calls
 
 
+def _unpublish(out: Path, report: Report) -> None:
+    """Remove what says that a run is finished, the report first; its rasters in Zarr and its ledger stay."""
+    for name in (*PRODUCTS, *report.outputs.values()):
+        target = out / name
+        if target.parent == out and target.is_file() and name != "items.json":
+            target.unlink()
+
+
 def _clear(out: Path) -> None:
     """Remove the products of a former run, and nothing else: only what a ledger or a report vouches for."""
     report = Report.read(out)
@@ -483,11 +492,3 @@ def _clear(out: Path) -> None:
     for name in (publishing.ZARR, f"{publishing.ZARR}.partial", f"{publishing.RECORDS}.parts"):
         shutil.rmtree(out / name, ignore_errors=True)
     (out / "ledger.jsonl").unlink(missing_ok=True)
-def _unpublish(out: Path, report: Report) -> None:
-    """Remove what says that a run is finished, the report first; its rasters in Zarr and its ledger stay."""
-    for name in (*PRODUCTS, *report.outputs.values()):
-        target = out / name
-        if target.parent == out and target.is_file() and name != "items.json":
-            target.unlink()
-
-

@@ -134,9 +134,9 @@ def apply(
         Write only COGs, or only Zarr.
     fresh
         Start over in ``out``.
-    title
     retry_failed
         Compute again the shards of which a read had failed under ``on_error="reason"``.
+    title
         Shown in the quicklook and the Item; the kernel's name unless given.
     progress
         Called with a `Status` whenever a shard is durable, and before each step of the end.
@@ -167,12 +167,12 @@ def apply(
         name,
         only=only,
         fresh=fresh,
+        retry_failed=retry_failed,
         extra={"inputs": _resolved(inputs), "bands": None if bands is None else list(bands)},
         item_id=item_id((remote or str(folder.resolve())).rpartition("/")[2] or name),
         remote=remote,
     )
     return run_job(job, request, progress)
-        retry_failed=retry_failed,
 
 
 def _dates(inputs: Inputs) -> Sequence[str | Path | Sequence[str | Path]]:

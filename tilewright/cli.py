@@ -71,10 +71,6 @@ OnError = Annotated[
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Compute again only the shards of which a read had failed.")
 ]
-ClusterOption = Annotated[
-    str | None,
-    typer.Option(help="Compute on Dask workers: local:N for N here, or a scheduler's tcp://HOST:PORT."),
-]
 Tile = Annotated[int | None, typer.Option(help="Pixels a side that the kernel sees.")]
 ShardOption = Annotated[int | None, typer.Option(help="Pixels a side of a shard, the unit of writing.")]
 Stitch = Annotated[str | None, typer.Option(help="cut or blend.")]
@@ -193,12 +189,12 @@ def run(
     boundary: Boundary = None,
     only: Only = None,
     fresh: Fresh = False,
+    on_error: OnError = None,
+    retry_failed: RetryFailed = False,
     tile: Tile = None,
     shard: ShardOption = None,
     stitch: Stitch = None,
 ) -> None:
-    on_error: OnError = None,
-    retry_failed: RetryFailed = False,
     """Run a recipe: search, line up, map, stitch, write, announce. The same command resumes."""
     from tilewright.flows.runs import run as run_recipe
 
@@ -209,12 +205,12 @@ def run(
         threads=threads,
         memory=memory,
         boundary=boundary,
+        on_error=on_error,
         tile=tile,
         shard=shard,
         stitch=stitch,
     )
     loaded = _recipe(recipe)
-        on_error=on_error,
     with ShardProgress() as progress:
         reports = run_recipe(
             loaded,
@@ -224,13 +220,12 @@ def run(
             bands=_split(bands),
             only=_only(only),
             fresh=fresh,
+            retry_failed=retry_failed,
             progress=progress,
             say=console.print,
             **wishes,
         )
     for report in reports:
-            retry_failed=retry_failed,
-            cluster=cluster,
         print_report(report)
 
 
@@ -255,26 +250,25 @@ def apply(
     boundary: Boundary = None,
     only: Only = None,
     fresh: Fresh = False,
+    on_error: OnError = None,
+    retry_failed: RetryFailed = False,
 ) -> None:
     """Map a kernel over rasters, with no catalog. The same command resumes."""
     from tilewright.api import apply as apply_kernel
 
     wishes = _wishes(
-    on_error: OnError = None,
-    retry_failed: RetryFailed = False,
-    cluster: ClusterOption = None,
         device=device,
         precision=precision,
         batch=batch,
         threads=threads,
         memory=memory,
         boundary=boundary,
+        on_error=on_error,
         tile=tile,
         shard=shard,
         stitch=stitch,
     )
     with ShardProgress() as progress:
-        on_error=on_error,
         report = apply_kernel(
             kernel,
             inputs,
@@ -284,13 +278,12 @@ def apply(
             bands=_split(bands),
             only=_only(only),
             fresh=fresh,
+            retry_failed=retry_failed,
             progress=progress,
             **wishes,
         )
     print_report(report)
 
-            retry_failed=retry_failed,
-            cluster=cluster,
 
 @app.command()
 def kernels(
