@@ -98,17 +98,17 @@ def _cpu_seconds() -> float:
 
 
 def measured(
-    function: str, /, *, threads: int | None = None, env: dict[str, str] | None = None, **arguments: Any
+    function: str, /, *, omp: int | None = None, env: dict[str, str] | None = None, **arguments: Any
 ) -> dict[str, Any]:
     """Call ``module:function`` of this folder with a `Clock` and ``arguments`` (plain data) in a new process.
 
-    ``threads`` bounds what OpenMP and BLAS libraries start with. Returns ``wall``, ``cpu``, ``base``, ``peak`` and
+    ``omp`` bounds what OpenMP and BLAS libraries start with. Returns ``wall``, ``cpu``, ``base``, ``peak`` and
     ``peak_tree`` (see `Clock`) with the keys that the function returned, if any. Raises `ChildFailed`.
     """
     surroundings = dict(os.environ) | (env or {})
-    if threads is not None:
+    if omp is not None:
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        surroundings |= dict.fromkeys(names, str(threads))
+        surroundings |= dict.fromkeys(names, str(omp))
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         order = json.dumps({"function": function, "arguments": arguments, "answer": str(answer)}, default=str)
