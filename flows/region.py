@@ -182,6 +182,7 @@ def region(
     bands: list[str] | None = None,
     only: str | None = None,
     fresh: bool = False,
+    cluster: str | None = None,
     wishes: dict[str, Any] | None = None,
 ) -> list[Report]:
     """Run a recipe as a Prefect flow; its files are those of `tilewright.run`, to the byte.
@@ -196,6 +197,9 @@ def region(
         Folder of the run. The same parameters resume what was interrupted there.
     weights, bands, only, fresh
         Instead of what the recipe says; as in `tilewright.run`.
+    cluster
+        Where the shards of each group are computed: ``local:N``, or a Dask scheduler's ``tcp://host:port``; as in
+        `tilewright.run`.
     wishes
         Fields of `tilewright.pipeline.settings.Settings` that replace the recipe's ``run``.
 
@@ -211,7 +215,7 @@ def region(
     """
     seek = {"recipe": runs.as_recipe(recipe), "region": region, "weights": weights, "bands": bands}
     seek["out"] = None if fresh else out
-    wanted = _Wanted(seek, {"out": out, "only": only, "fresh": fresh, **(wishes or {})})
+    wanted = _Wanted(seek, {"out": out, "only": only, "fresh": fresh, "cluster": cluster, **(wishes or {})})
     parts = _plan(_search(wanted), wanted)
     reports = []
     for part in parts:

@@ -167,17 +167,28 @@ class PeakMemory:
     The peak of this process is the operating system's own high-water mark where Linux lets us reset it;
     children, and this process elsewhere, are sampled four times a second (looking for children walks the
     whole process table).
+
+    Parameters
+    ----------
+    children
+        False leaves them out: Dask workers that the run starts are measured each by itself. Processes that were
+        there before are never counted.
     """
 
     INTERVAL = 0.25
 
-    def __init__(self) -> None:
+    def __init__(self, *, children: bool = True) -> None:
+        self._children = children
+        self._strangers: set[int] = set()
         self._sampled = 0
         self._marked = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="tilewright-rss", daemon=True)
 
     def __enter__(self) -> Self:
+        import psutil
+
+        self._strangers = {child.pid for child in psutil.Process().children(recursive=True)}
         try:
             Path("/proc/self/clear_refs").write_text("5")  # proc(5): 5 resets VmHWM
             self._marked = True
@@ -205,9 +216,9 @@ class PeakMemory:
         process = psutil.Process()
         while True:
             total = process.memory_info().rss
-            for child in process.children(recursive=True):
+            for child in process.children(recursive=True) if self._children else ():
                 try:
-                    total += child.memory_info().rss
+                    total += 0 if child.pid in self._strangers else child.memory_info().rss
                 except psutil.Error:
                     continue
             self._sampled = max(self._sampled, total)

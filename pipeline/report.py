@@ -70,7 +70,7 @@ class Report:
     bytes_read: int
     """Bytes of decoded source pixels."""
     peak_rss_bytes: int
-    """Highest resident memory seen, all processes of the run summed."""
+    """Highest resident memory seen of this process and those it started; Dask workers are left out."""
     projected_memory_bytes: int
     """What the plan had promised as the most."""
     pixels: int
@@ -98,6 +98,10 @@ class Report:
     """When this start began (UTC)."""
     versions: Mapping[str, str]
     """Versions of what computed it."""
+    workers: int = 0
+    """Dask workers that took part in the last start; 0 is this process alone."""
+    peak_worker_bytes: int = 0
+    """Highest resident memory of the largest of them."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Facts of the caller (recipe, region)."""
 

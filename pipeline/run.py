@@ -7,6 +7,7 @@ A run's folder is finished when `report.json` is there, which is written last. U
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 from collections import Counter
@@ -15,32 +16,33 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import numpy as np
-
 from tilewright.errors import InputError, ResumeError, StoreError
 
 from . import outputs as publishing
+from .cluster import Cluster, Connection, plan_on
 from .delivery import Delivery
-from .digest import shard_digest
-from .engine import Engine, ShardResult
-from .failures import as_plain, forget_failures, merge_failures, shards_to_redo
+from .durable import FINGERPRINT, is_current, write_shard
+from .engine import Engine
+from .failures import forget_failures, merge_failures, shards_to_redo
 from .ledger import Ledger
 from .memory import GDAL_CACHE, PeakMemory
 from .plan import make_plan
 from .progress import Meter, Progress, Status
 from .report import Report, versions
-from .source import Reason
 from .statistics import gather_statistics
 from .stitch import Seam
 from .store import ResultStore
 
 if TYPE_CHECKING:
+    from .dispatch import Dispatcher
     from .grid import Shard
     from .job import Job
+    from .worker import Work
 
 __all__ = ["Progress", "Request", "Run", "Status", "execute"]
 
@@ -69,6 +71,8 @@ class Request:
     """The pystac Items that the source was made of, for ``derived_from``."""
     remote: str | None = None
     """Address in an object store to which the result goes; ``out`` is then the work folder (see `objects`)."""
+    cluster: Any = None
+    """Where shards are computed, as `Cluster.of` takes it; None is this process."""
     begin: Callable[[Path], Any] | None = None
     """Called with the folder as soon as it is this run's: writes what belongs beside the result."""
 
@@ -96,15 +100,19 @@ class Run:
     """
 
     def __init__(self, job: Job, request: Request) -> None:
+        self.cluster = None if request.cluster is None else Cluster.of(request.cluster)
+        if self.cluster is not None:  # workers may have another working directory
+            request = replace(request, out=request.out.resolve())
         self.job, self.request = job, request
         self._clock, self._started = perf_counter(), datetime.now(UTC)
         self._seconds_write = 0.0
-        self._memory = PeakMemory()
+        self._memory = PeakMemory(children=self.cluster is None)
         self._stack = ExitStack()
         self.delivery = Delivery(request.out, request.remote) if request.remote else None
         self._engine: Any = None
         self._engine_is_whole = False
         self._meter: Meter | None = None
+        self._dispatcher: Dispatcher | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -112,6 +120,8 @@ class Run:
             stack.enter_context(_gdal())
             stack.enter_context(self._memory)
             self.plan = make_plan(job)
+            if self.cluster is not None:
+                self.plan = plan_on(self.cluster, self.plan, job.settings.memory)
             self.plan.check()  # before the folder is made, or a former run removed from it
             stack.enter_context(_locked(out, fresh=self.request.fresh))
             layout = {"shard": job.tiling.shard, "only": self.request.only}
@@ -188,8 +198,17 @@ class Run:
     def _new_engine(self, shards: list[Shard]) -> Any:
         return Engine(self.job, shards)
 
-    def _write_shard(self, result: Any) -> None:
-        _write(self.job, self.store, self.ledger, result)
+    def _writer(self) -> Callable[[Any], tuple[str, dict[str, Any]]]:
+        """Return what makes a shard durable, here or on a worker; it gives the shard's name and its facts."""
+        return partial(write_shard, self.job, self.store)
+
+    def _work(self) -> Work:
+        """Return the run as Dask workers need it."""
+        from .worker import work_of
+
+        local = (str(self.request.out),) if self.store.place.startswith("/") else ()
+        current = partial(is_current, self.store, self.ledger.header["fingerprint"])
+        return work_of(self.job, Engine, self._writer(), current, self.store.place, local)
 
     def _publish(self, step: publishing.Step) -> publishing.Published:
         return publishing.publish(self.job, self.request, self.store, self._started, step)
@@ -211,8 +230,11 @@ class Run:
         first that is missing.
         """
         shards = [s for s in shards if s.name not in self.ledger.entries]
-        engine = self._whole_engine()
         meter = self._meter = self._meter or Meter(self.job, self.shards, self.ledger.entries)
+        if self.cluster is not None:
+            self._compute_on(self.cluster, shards, meter, progress)
+            return
+        engine = self._whole_engine()
         meter.begin(engine.counters.seconds)
 
         def done(behind: Future[None] | None) -> None:
@@ -230,6 +252,30 @@ class Run:
             done(behind)
         self._engine_is_whole = True
 
+    def _compute_on(
+        self, cluster: Cluster, shards: list[Shard], meter: Meter, progress: Progress | None
+    ) -> None:
+        """Let workers compute and write ``shards``, and write their lines of the ledger here."""
+        if not shards:
+            return
+        if self._dispatcher is None:  # begun at the first shard: a finished run needs no workers
+            from .dispatch import Dispatcher
+
+            connection = self._stack.enter_context(Connection(cluster))
+            token = hashlib.sha256(f"{self.ledger.header['fingerprint']} {self.request.out}".encode())
+            dispatcher = Dispatcher(connection, self._work(), token.hexdigest()[:16])
+            self._dispatcher = self._stack.enter_context(dispatcher)
+        counters = self._dispatcher.counters
+        meter.begin(counters.seconds)
+
+        def durable(name: str, facts: dict[str, Any]) -> None:
+            self.ledger.finish(name, **facts)
+            if progress:
+                # How busy this process is says nothing of the workers.
+                progress(replace(meter.status(counters.seconds), cpu_busy=None))
+
+        self._dispatcher.compute(shards, durable, self.ledger.entries)
+
     def _whole_engine(self) -> Any:
         """Return the engine of the calls before, or a new one with its counts where a call failed half-way.
 
@@ -243,7 +289,8 @@ class Run:
 
     def _write(self, result: Any) -> None:
         tick = perf_counter()
-        self._write_shard(result)
+        name, facts = self._writer()(result)
+        self.ledger.finish(name, **facts)
         self._seconds_write += perf_counter() - tick
 
     def publish(self, progress: Progress | None = None) -> Report:
@@ -269,8 +316,8 @@ class Run:
 
     def _report(self, reasons: dict[str, int], made: publishing.Published) -> Report:
         job, entries = self.job, self.ledger.entries
-        spec, engine = job.kernel.spec, self._engine or self._new_engine([])
-        counters = engine.counters
+        spec, away = job.kernel.spec, self._dispatcher
+        counters = (away or self._engine or self._new_engine([])).counters
         needed = sum(e["tiles_needed"] for e in entries.values())
         run = counters.tiles + sum(entries[name]["tiles"] for name in self.reused)
         fresh = [e for name, e in entries.items() if name not in self.reused]
@@ -304,10 +351,12 @@ class Run:
             seconds=round(perf_counter() - self._clock, 3),
             seconds_read=round(sum(e["seconds_read"] for e in fresh), 3),
             seconds_forward=round(counters.seconds, 3),
-            seconds_write=round(self._seconds_write, 3),
+            seconds_write=round(self._seconds_write + (away.seconds_write if away else 0.0), 3),
             bytes_read=sum(e["bytes_read"] for e in entries.values()),
             peak_rss_bytes=self._memory.peak,
             projected_memory_bytes=self.plan.memory.total,
+            workers=len(away.workers) if away else 0,
+            peak_worker_bytes=away.peak if away else 0,
             pixels=sum(reasons.values()),
             pixels_valid=reasons.get("valid", 0),
             reasons=reasons,
@@ -317,7 +366,7 @@ class Run:
             digest=made.digest,
             fingerprint=self.ledger.header["fingerprint"],
             statistics=job.statistics,
-            notes=[*job.notes, *_nothing_valid(reasons)],
+            notes=[*job.notes, *(away.notes() if away else ()), *_nothing_valid(reasons)],
             started=self._started.isoformat(timespec="seconds"),
             versions=versions(),
             extra=dict(self.request.extra),
@@ -355,43 +404,8 @@ def _store(job: Job, request: Request, ledger: Ledger) -> ResultStore:
                 place=str(url),
                 remedy="start over with --fresh",
             ) from error
-    return ResultStore.create(url, job.output_grid, job.kernel.spec.outputs, job.tiling.shard * scale)
-
-
-def _write(job: Job, store: ResultStore, ledger: Ledger, result: ShardResult) -> None:
-    from .grid import Shard
-
-    window = result.shard.window.times(job.kernel.spec.scale)
-    store.write(Shard(result.shard.index, window), result.arrays, result.reason)
-    counts = np.bincount(result.reason.ravel(), minlength=len(Reason))
-    ledger.finish(
-        result.shard.name,
-        digest=shard_digest({**result.arrays, "reason": result.reason}),
-        pixels=int(result.reason.size),
-        reasons={Reason(code).name.lower(): int(n) for code, n in enumerate(counts) if n},
-        tiles=result.tiles,
-        tiles_needed=result.tiles_needed,
-        bytes_read=result.bytes_read,
-        seconds_read=round(result.seconds_read, 4),
-        pixels_forward=result.pixels_forward,
-        seams=result.seams,
-        clipped=result.clipped,
-        failures=as_plain(result.failures),
-        statistics=_value_statistics(result, job),
-    )
-
-
-def _value_statistics(result: ShardResult, job: Job) -> dict[str, Any]:
-    """Least, largest and mean of the stored values of each output, valid pixels only."""
-    found: dict[str, Any] = {}
-    for name, spec in job.kernel.spec.outputs.items():
-        values = result.arrays[name]
-        nodata = spec.stored_nodata
-        good = values[~np.isnan(values)] if np.isnan(nodata) else values[values != nodata]
-        if good.size:
-            mean = float(good.mean(dtype=np.float64))
-            found[name] = {"min": float(good.min()), "max": float(good.max()), "mean": mean}
-    return found
+    attrs = {FINGERPRINT: ledger.header["fingerprint"]}
+    return ResultStore.create(url, job.output_grid, job.kernel.spec.outputs, job.tiling.shard * scale, attrs)
 
 
 def check_coverage(ledger: Ledger, shards: list[Shard], job: Job) -> dict[str, int]:

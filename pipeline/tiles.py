@@ -19,8 +19,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from .report import Report
     from .run import Progress, Request
     from .source import Block, Source
+    from .worker import Work
 
 __all__ = ["RecordEngine", "RecordRun", "ShardRecords", "execute_records", "map_tiles"]
 
@@ -297,23 +299,16 @@ class RecordRun(Run):
     def _new_engine(self, shards: list[Shard]) -> RecordEngine:
         return RecordEngine(self.job)
 
-    def _write_shard(self, result: ShardRecords) -> None:
-        rows = self.writer.write(result.shard, result.records)
-        self.ledger.finish(
-            result.shard.name,
-            pixels=sum(result.reasons.values()),
-            reasons=result.reasons,
-            tiles=result.needed,
-            tiles_needed=result.needed,
-            tiles_skipped=result.skipped,
-            rows=rows,
-            bytes_read=result.bytes_read,
-            seconds_read=round(result.seconds_read, 4),
-            pixels_forward=result.pixels_forward,
-            seams={},
-            clipped={},
-            failures=as_plain(result.failures),
-        )
+    def _writer(self) -> Callable[[ShardRecords], tuple[str, dict[str, Any]]]:
+        return partial(write_records, self.writer)
+
+    def _work(self) -> Work:
+        from .worker import work_of
+
+        out = self.request.out
+        current = (out / "ledger.jsonl").exists
+        place = str(self.writer.parts)
+        return work_of(self.job, _engine_of_group, self._writer(), current, place, (str(out),))
 
     def _publish(self, step: publishing.Step) -> publishing.Published:
         """Merge the parts, and describe the table. A table that stands there already is whole: it was renamed."""
@@ -328,6 +323,29 @@ class RecordRun(Run):
         asset = OutputAsset("records", path.name, PARQUET_MEDIA, ("data",), f"{names}, by tile")
         publishing.write_item(self.job, self.request, [asset], digest, self._started)
         return publishing.Published({"records": path.name, "item": "item.json"}, digest)
+
+
+def write_records(writer: RecordWriter, result: ShardRecords) -> tuple[str, dict[str, Any]]:
+    """Write a shard's records; return its name and the facts for its line in the ledger."""
+    rows = writer.write(result.shard, result.records)
+    return result.shard.name, {
+        "pixels": sum(result.reasons.values()),
+        "reasons": result.reasons,
+        "tiles": result.needed,
+        "tiles_needed": result.needed,
+        "tiles_skipped": result.skipped,
+        "rows": rows,
+        "bytes_read": result.bytes_read,
+        "seconds_read": round(result.seconds_read, 4),
+        "pixels_forward": result.pixels_forward,
+        "seams": {},
+        "clipped": {},
+        "failures": as_plain(result.failures),
+    }
+
+
+def _engine_of_group(job: Job, _shards: list[Shard], _elsewhere: object) -> RecordEngine:
+    return RecordEngine(job)
 
 
 def table_digest(path: Path) -> str:

@@ -110,6 +110,7 @@ def apply(
     fresh: bool = False,
     retry_failed: bool = False,
     title: str | None = None,
+    cluster: Any = None,
     progress: Progress | None = None,
     settings: Settings | None = None,
     **wishes: Any,
@@ -138,6 +139,10 @@ def apply(
         Compute again the shards of which a read had failed under ``on_error="reason"``.
     title
         Shown in the quicklook and the Item; the kernel's name unless given.
+    cluster
+        Where shards are computed: ``"local:N"`` for N worker processes here, a scheduler's ``"tcp://host:port"``,
+        a `distributed.Client`, or a `tilewright.pipeline.cluster.Cluster`. None is this process. It changes no
+        bit.
     progress
         Called with a `Status` whenever a shard is durable, and before each step of the end.
     settings, **wishes
@@ -171,6 +176,7 @@ def apply(
         extra={"inputs": _resolved(inputs), "bands": None if bands is None else list(bands)},
         item_id=item_id((remote or str(folder.resolve())).rpartition("/")[2] or name),
         remote=remote,
+        cluster=cluster,
     )
     return run_job(job, request, progress)
 

@@ -71,6 +71,10 @@ OnError = Annotated[
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Compute again only the shards of which a read had failed.")
 ]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(help="Compute on Dask workers: local:N for N here, or a scheduler's tcp://HOST:PORT."),
+]
 Tile = Annotated[int | None, typer.Option(help="Pixels a side that the kernel sees.")]
 ShardOption = Annotated[int | None, typer.Option(help="Pixels a side of a shard, the unit of writing.")]
 Stitch = Annotated[str | None, typer.Option(help="cut or blend.")]
@@ -142,9 +146,11 @@ def plan(
     tile: Tile = None,
     shard: ShardOption = None,
     stitch: Stitch = None,
+    cluster: ClusterOption = None,
 ) -> None:
     """Say what a recipe would read, compute, hold and write. Opens headers only."""
     from tilewright.flows.runs import prepare_runs
+    from tilewright.pipeline.cluster import Cluster, plan_on
     from tilewright.pipeline.plan import compare_tiles, make_plan
 
     wishes = _wishes(
@@ -160,6 +166,8 @@ def plan(
     shown = []
     for prepared in prepare_runs(_recipe(recipe), region=region, out=Path("out"), **wishes):
         made = make_plan(prepared.job)
+        if cluster is not None:
+            made = plan_on(Cluster.of(cluster), made, prepared.job.settings.memory)
         choices = compare_tiles(prepared.job) if table else []
         if as_json:
             shown.append(
@@ -194,6 +202,7 @@ def run(
     tile: Tile = None,
     shard: ShardOption = None,
     stitch: Stitch = None,
+    cluster: ClusterOption = None,
 ) -> None:
     """Run a recipe: search, line up, map, stitch, write, announce. The same command resumes."""
     from tilewright.flows.runs import run as run_recipe
@@ -221,6 +230,7 @@ def run(
             only=_only(only),
             fresh=fresh,
             retry_failed=retry_failed,
+            cluster=cluster,
             progress=progress,
             say=console.print,
             **wishes,
@@ -252,6 +262,7 @@ def apply(
     fresh: Fresh = False,
     on_error: OnError = None,
     retry_failed: RetryFailed = False,
+    cluster: ClusterOption = None,
 ) -> None:
     """Map a kernel over rasters, with no catalog. The same command resumes."""
     from tilewright.api import apply as apply_kernel
@@ -279,6 +290,7 @@ def apply(
             only=_only(only),
             fresh=fresh,
             retry_failed=retry_failed,
+            cluster=cluster,
             progress=progress,
             **wishes,
         )

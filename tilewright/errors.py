@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "CatalogError",
+    "ClusterError",
     "GridError",
     "InputError",
     "KernelError",
@@ -97,6 +98,10 @@ class ReadError(TilewrightError):
 
 class StoreError(TilewrightError):
     """A result could not be written, or what was written does not validate."""
+
+
+class ClusterError(TilewrightError):
+    """A Dask scheduler or its workers are away, differ from this machine, or gave up on a part of a run."""
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:

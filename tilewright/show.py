@@ -75,7 +75,9 @@ def print_report(report: Report) -> None:
     console.print(
         f"  {report.seconds:.1f} s, {report.shards} shards{reused}, {report.tiles_run} tiles of {report.tile} px"
         f" (halo {report.halo}, {report.stitch}), work factor {report.work_factor:.2f},"
-        f" peak {report.peak_rss_bytes / 2**20:,.0f} of {report.projected_memory_bytes / 2**20:,.0f} MiB projected",
+        f" peak {max(report.peak_rss_bytes, report.peak_worker_bytes) / 2**20:,.0f} of"
+        f" {report.projected_memory_bytes / 2**20:,.0f} MiB projected"
+        + (f" a process, {report.workers} workers" if report.workers else ""),
         highlight=False,
     )
     for name, seam in ((n, s) for n, s in (report.seam or {}).items() if s["pixels"]):
