@@ -241,6 +241,10 @@ class KernelSpec(_Described):
     """Seed of noise drawn from the global position of a pixel (`Context.noise`); None where none is drawn."""
     autocast: bool = True
     """True where bf16 or fp16 may be asked for."""
+    channels_last: bool = False
+    """True where the forward is a convolutional module that also works with weights in torch's channels-last
+    layout (no ``view`` of a convolution's output): 1.3 to 1.9 times faster on a CPU for a U-Net of 0.5 M
+    parameters, and what a GPU wants with bf16 or fp16."""
     licence: str = ""
     """Licence of the code, and of the weights where it is another."""
     citation: str = ""

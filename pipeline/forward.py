@@ -1,11 +1,12 @@
-"""Tiles to tensors and back: normalise, fill, batch to a constant shape, run the kernel."""
+"""The kernel on its device: batches in, outputs per tile out."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,18 +14,18 @@ import numpy as np
 from tilewright.errors import KernelError
 from tilewright.kernels.contract import Context
 
-from .source import Reason
-from .stitch import take
+from .blame import blamed, is_out_of_memory
+from .grid import Window
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from .grid import Tile, Window
+    from .batches import Batch, Seat
+    from .grid import Tile
     from .job import Job
-    from .source import Block
 
-__all__ = ["Counters", "Forward", "Sample", "blank_samples", "torch_threads"]
+__all__ = ["Counters", "Forward", "torch_threads"]
 
 
 @dataclass(slots=True)
@@ -37,33 +38,12 @@ class Counters:
     """Of these, tiles of a neighbour that were computed again because its margins did not travel."""
     pixels: int = 0
     """Input pixels of all batches: halo, padding and filler included."""
-    told: int = 0
-    """Of these pixels, those that `new_pixels` has given already."""
     batches: int = 0
     """Calls of the kernel."""
     seconds: float = 0.0
     """Seconds in the forward, transfers to and from the device included."""
     bad: dict[str, int] = field(default_factory=dict)
     """Output -> values that were clipped to the declared range."""
-
-    def new_pixels(self) -> int:
-        """Return the pixels since the last call: what a shard's line in the ledger says."""
-        new, self.told = self.pixels - self.told, self.pixels
-        return new
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One tile, ready to be batched."""
-
-    tile: Tile
-    """Which."""
-    owner: Any
-    """Who gets the result; opaque to the forward."""
-    data: dict[str, NDArray[np.float32]]
-    """Input -> ``[T, C, tile, tile]``, raw."""
-    valid: dict[str, NDArray[np.bool_]]
-    """Input -> ``[T, 1, tile, tile]``, True = measured."""
 
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -87,25 +67,46 @@ def torch_threads(count: int) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-class Forward:
-    """The kernel of a job on its device, called with batches of constant shape."""
+@dataclass(slots=True)
+class _Launched:
+    """A batch on its way through the device."""
 
-    def __init__(self, job: Job, size: int | None = None) -> None:
+    batch: Batch
+    pieces: list[tuple[int, dict[str, Any]]]
+    """For consecutive parts of the batch the number of tiles, and the outputs on the host or on their way to it."""
+    done: Any = None
+    """CUDA event after which they are there; None on a CPU."""
+
+
+class Forward:
+    """The kernel of a job on its device, called with batches of constant shape.
+
+    On a GPU the next batch is copied there while one is computed, and results are fetched one batch behind, so
+    that the device never waits for the host. Where a batch does not fit, it is halved from then on.
+    """
+
+    def __init__(self, job: Job) -> None:
         import torch
 
         self.job = job
         self.counters = Counters()
-        self.size = size or job.settings.batch or 1
+        self.size = job.settings.batch or 1
+        """Tiles a call: the batch, or a half, a quarter, ... of it where the memory was too small."""
         self.device = torch.device(job.settings.device)
+        self._on_gpu = self.device.type == "cuda"
+        self._copies = torch.cuda.Stream(self.device) if self._on_gpu else None
         function = job.kernel.function
         if isinstance(function, torch.nn.Module):
             function.eval().to(self.device)
-        if self.device.type == "cuda":
+            if job.kernel.spec.channels_last:
+                function.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self._on_gpu:
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cuda.matmul.allow_tf32 = False
         self._norm = {name: self._normalisation(name) for name in job.bindings}
         self._geo = _lonlat(job)
+        self._kept = _kept(job)
 
     def _normalisation(self, name: str) -> tuple[Tensor, Tensor] | None:
         import torch
@@ -120,51 +121,145 @@ class Forward:
             parts.append(torch.from_numpy(array.copy())[None, :, :, None, None].to(self.device))
         return parts[0], parts[1]
 
-    def sample(self, tile: Tile, owner: Any, block: Block) -> Sample:
-        """Cut a tile out of a block; beyond the grid it is mirrored, and invalid where the boundary is fill."""
-        job, shape = self.job, self.job.grid.shape
-        data, valid = {}, {}
-        beyond = None if job.settings.boundary == "reflect" else _beyond(tile.read, shape)
-        for name, binding in job.bindings.items():
-            pixels = take(block.data[binding.layer], block.window, tile.read, shape)
-            if binding.channels != tuple(range(pixels.shape[1])):
-                pixels = pixels[:, list(binding.channels)]
-            ok = take(block.reason[binding.layer], block.window, tile.read, shape) == Reason.VALID
-            if beyond is not None:
-                ok &= ~beyond
-            data[name], valid[name] = np.ascontiguousarray(pixels, dtype=np.float32), ok
-        return Sample(tile, owner, data, valid)
+    def run(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
+        """Yield each batch with its outputs, one mapping a seat, in order.
 
-    def run(self, samples: list[Sample]) -> Iterator[tuple[Sample, dict[str, Any]]]:
-        """Run one batch of at most ``size`` samples; yields each with its outputs.
-
-        Raster outputs come as float32 ``[C, rows, columns]`` over ``tile.gives`` in output pixels (not yet
-        masked), records as the kernel gave them.
+        Raster outputs come as float32 ``[C, rows, columns]`` over `kept` of the tile in output pixels (not yet
+        masked), records as the kernel gave them. Raises `KernelError` for what the kernel raises or gives
+        amiss, and where not even one tile fits into the memory.
         """
-        from time import perf_counter
+        if not self._on_gpu:
+            for batch in batches:
+                yield batch, self._fetch(self._launch(batch, self._host(batch)))
+            return
+        before: _Launched | None = None
+        for batch, sent in self._sent_ahead(batches):
+            launched = self._launch(batch, sent)
+            if before is not None:
+                yield before.batch, self._fetch(before)
+            before = launched
+        if before is not None:
+            yield before.batch, self._fetch(before)
 
+    def kept(self, tile: Tile) -> Window:
+        """Return the part of a tile that its raster outputs cover, in input pixels of the grid."""
+        row, col = tile.read.row0, tile.read.col0
+        first, last = self._kept
+        return Window(row + first, row + last, col + first, col + last)
+
+    # -- to the device -----------------------------------------------------------------------------------
+
+    def _host(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         import torch
 
+        return {
+            name: (torch.from_numpy(batch.data[name]), torch.from_numpy(batch.valid[name]))
+            for name in (self.job.bindings if batch.seats else ())
+        }
+
+    def _sent_ahead(
+        self, batches: Iterable[Batch]
+    ) -> Iterator[tuple[Batch, dict[str, tuple[Tensor, Tensor]]]]:
+        """Yield batches on the GPU, while the copy of the next one is under way on a stream of its own."""
+        import torch
+
+        before: tuple[Batch, dict[str, tuple[Tensor, Tensor]], Any] | None = None
+        for batch in batches:
+            with torch.cuda.stream(self._copies):
+                sent = {
+                    name: (x.to(self.device, non_blocking=True), ok.to(self.device, non_blocking=True))
+                    for name, (x, ok) in self._host(batch).items()
+                }
+                there = torch.cuda.Event()
+                there.record()
+            if before is not None:
+                yield self._arrived(*before)
+            before = batch, sent, there
+        if before is not None:
+            yield self._arrived(*before)
+
+    def _arrived(
+        self, batch: Batch, sent: dict[str, tuple[Tensor, Tensor]], there: Any
+    ) -> tuple[Batch, dict[str, tuple[Tensor, Tensor]]]:
+        import torch
+
+        stream = torch.cuda.current_stream(self.device)
+        stream.wait_event(there)
+        for pair in sent.values():
+            for tensor in pair:
+                tensor.record_stream(stream)  # so that its memory is not given away while this stream uses it
+        return batch, sent
+
+    # -- the call ----------------------------------------------------------------------------------------
+
+    def _launch(self, batch: Batch, sent: dict[str, tuple[Tensor, Tensor]]) -> _Launched:
+        """Run a batch in parts of ``size``; where one does not fit into the memory, in smaller ones from now on."""
         started = perf_counter()
-        padded = samples + [samples[-1]] * (self.size - len(samples))
+        pieces = None if batch.seats else []
+        while pieces is None:
+            pieces = self._try(batch, sent)
+        done = None
+        if self._on_gpu:
+            import torch
+
+            done = torch.cuda.Event()
+            done.record()
+        self.counters.seconds += perf_counter() - started
+        return _Launched(batch, pieces, done)
+
+    def _try(
+        self, batch: Batch, sent: dict[str, tuple[Tensor, Tensor]]
+    ) -> list[tuple[int, dict[str, Any]]] | None:
+        """Return the outputs of a batch, or None where it does not fit; then ``size`` is halved."""
+        spec, whole = self.job.kernel.spec, {name: bool(ok.all()) for name, ok in batch.valid.items()}
+        pieces: list[tuple[int, dict[str, Any]]] = []
+        try:
+            with blamed(f"kernel {spec.name}"):
+                for at in range(0, len(batch.seats), self.size):
+                    seats = batch.seats[at : at + self.size]
+                    pieces.append((len(seats), self._call(seats, sent, at, whole)))
+        except (KernelError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if self.size == 1:
+                raise KernelError(
+                    "a single tile does not fit into the memory",
+                    place=f"kernel {spec.name} on {self.device}",
+                    remedy="use a smaller --tile",
+                ) from error
+        else:
+            return pieces
+        # Outside of the handler: the error's frames would keep the tensors that did not fit.
+        self.size = -(-self.size // 2)
+        if self._on_gpu:
+            import torch
+
+            torch.cuda.empty_cache()
+        return None
+
+    def _call(
+        self, seats: list[Seat], sent: dict[str, tuple[Tensor, Tensor]], at: int, whole: dict[str, bool]
+    ) -> dict[str, Any]:
+        """Normalise, fill and run ``seats``, which stand from place ``at`` on; always ``size`` of them."""
+        import torch
+
+        spec = self.job.kernel.spec
         with torch_threads(self.job.settings.threads or 1), torch.inference_mode():
             inputs, valid = {}, {}
-            for name in self.job.bindings:
-                x = torch.from_numpy(np.stack([s.data[name] for s in padded])).to(self.device)
-                ok = torch.from_numpy(np.stack([s.valid[name] for s in padded])).to(self.device)
+            for name, (x, ok) in sent.items():
+                part, valid[name] = _part(x, at, self.size), _part(ok, at, self.size)
                 if (norm := self._norm[name]) is not None:
-                    x = (x - norm[0]) / norm[1]
-                fill = torch.tensor(self.job.kernel.spec.inputs[name].fill, device=self.device)
-                inputs[name], valid[name] = torch.where(ok, x, fill), ok
+                    part = (part - norm[0]).div_(norm[1])
+                if not whole[name]:
+                    part = part.masked_fill(~valid[name], spec.inputs[name].fill)
+                inputs[name] = part
             with self._autocast():
-                outputs = self.job.kernel.apply(inputs, valid, self._context(padded))
-            rasters = self._rasters(outputs)
-        self.counters.tiles += len(samples)
+                outputs = self.job.kernel.apply(inputs, valid, self._context(seats))
+            found = self._checked(outputs)
+        self.counters.tiles += len(seats)
         self.counters.pixels += self.size * self.job.tiling.tile**2
         self.counters.batches += 1
-        self.counters.seconds += perf_counter() - started
-        for i, sample in enumerate(samples):
-            yield sample, {name: values[i] for name, values in rasters.items()}
+        return found
 
     def _autocast(self) -> Any:
         import torch
@@ -173,48 +268,64 @@ class Forward:
         kind = kinds.get(self.job.settings.precision)
         return torch.autocast(self.device.type, dtype=kind, enabled=kind is not None)
 
-    def _rasters(self, outputs: dict[str, Any]) -> dict[str, Any]:
-        """Check shapes, bring rasters to the host as float32, and crop nothing yet."""
+    def _checked(self, outputs: dict[str, Any]) -> dict[str, Any]:
+        """Check shapes; crop rasters to what is kept of them and send them to the host as float32."""
         import torch
 
-        spec, side = self.job.kernel.spec, self.job.tiling.tile * self.job.kernel.spec.scale
+        spec = self.job.kernel.spec
+        side = self.job.tiling.tile * spec.scale
+        keep = slice(self._kept[0] * spec.scale, self._kept[1] * spec.scale)
         found: dict[str, Any] = {}
         for name, output in spec.outputs.items():
-            values = outputs[name]
-            if isinstance(values, torch.Tensor):
-                values = values.float().cpu()
+            values, place = outputs[name], f"kernel {spec.name}, output {name}"
             if output.is_raster:
                 if not isinstance(values, torch.Tensor):
-                    raise KernelError(
-                        f"gave a {type(values).__name__}, expected a tensor",
-                        place=f"kernel {spec.name}, output {name}",
-                    )
+                    raise KernelError(f"gave a {type(values).__name__}, expected a tensor", place=place)
                 if values.ndim == 3:
                     values = values[:, None]
                 if values.ndim != 4 or values.shape[0] != self.size or values.shape[2:] != (side, side):
                     raise KernelError(
                         f"gave shape {tuple(values.shape)}, expected [{self.size}, C, {side}, {side}]",
-                        place=f"kernel {spec.name}, output {name}",
+                        place=place,
                     )
-                values = values.numpy()
-            found[name] = values
+                values = values[..., keep, keep]
+            found[name] = self._to_host(values.float()) if isinstance(values, torch.Tensor) else values
         return found
 
-    def crop(self, sample: Sample, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the part of a tile's raster ``[C, rows, columns]`` over ``tile.gives``, in output pixels."""
-        scale, tile = self.job.kernel.spec.scale, sample.tile
-        inside = tile.gives.times(scale).slices(tile.read.times(scale))
-        return values[:, *inside]
+    def _to_host(self, values: Tensor) -> Tensor:
+        if not self._on_gpu:
+            return values
+        import torch
 
-    def _context(self, samples: list[Sample]) -> Context:
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        return host.copy_(values, non_blocking=True)
+
+    def _fetch(self, launched: _Launched) -> list[dict[str, Any]]:
+        """Return the outputs of a batch, one mapping a seat, as soon as they are on the host."""
+        started = perf_counter()
+        spec, rows = self.job.kernel.spec, []
+        if launched.done is not None:
+            with blamed(f"kernel {spec.name}"):  # what a GPU finds amiss is told when one waits for it
+                launched.done.synchronize()
+        for count, piece in launched.pieces:
+            arrays = {
+                name: values.numpy() if spec.outputs[name].is_raster else values
+                for name, values in piece.items()
+            }
+            rows += [{name: values[i] for name, values in arrays.items()} for i in range(count)]
+        self.counters.seconds += perf_counter() - started
+        return rows
+
+    def _context(self, seats: list[Seat]) -> Context:
         import torch
 
         job = self.job
-        times = np.zeros((len(samples), max(b.dates for b in job.bindings.values())), dtype=np.int64)
+        times = np.zeros((self.size, max(b.dates for b in job.bindings.values())), dtype=np.int64)
         first = next(iter(job.bindings.values()))
         for t, when in enumerate(job.source.layers[first.layer].times):
             times[:, t] = 0 if when is None else np.datetime64(when, "ns").astype(np.int64)
-        origin = np.array([(s.tile.read.row0, s.tile.read.col0) for s in samples], dtype=np.int64)
+        padded = seats + [seats[-1]] * (self.size - len(seats))
+        origin = np.array([(s.tile.read.row0, s.tile.read.col0) for s in padded], dtype=np.int64)
         return Context(
             origin=torch.from_numpy(origin).to(self.device),
             times=torch.from_numpy(times).to(self.device),
@@ -225,22 +336,26 @@ class Forward:
         )
 
 
-def blank_samples(job: Job, count: int) -> list[Sample]:
-    """Return ``count`` valid tiles of zeros, to learn what a forward costs without reading a pixel."""
-    tile = job.tiling.tile_at(0, 0, job.grid.shape)
-    side = job.tiling.tile
-    data, valid = {}, {}
-    for name, b in job.bindings.items():
-        data[name] = np.zeros((b.dates, len(b.channels), side, side), dtype=np.float32)
-        valid[name] = np.ones((b.dates, 1, side, side), dtype=bool)
-    return [Sample(tile, None, data, valid)] * count
+def _kept(job: Job) -> tuple[int, int]:
+    """Return the part ``[first, last)`` of a tile's axis that is of use: what it gives.
+
+    A cut without an exact radius keeps a pixel more, in which neighbours are compared.
+    """
+    tiling = job.tiling
+    last = tiling.lead + tiling.core + tiling.overlap
+    if not job.blends and job.kernel.spec.radius is None:
+        last = min(last + 1, tiling.tile)
+    return tiling.lead, last
 
 
-def _beyond(read: Window, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    rows, cols = np.arange(read.row0, read.row1), np.arange(read.col0, read.col1)
-    off_rows, off_cols = (rows < 0) | (rows >= shape[0]), (cols < 0) | (cols >= shape[1])
-    beyond: NDArray[np.bool_] = off_rows[:, None] | off_cols[None, :]
-    return beyond
+def _part(values: Tensor, at: int, size: int) -> Tensor:
+    """Return ``size`` rows from ``at`` on, the last one repeated where there are not as many."""
+    part = values[at : at + size]
+    if (missing := size - part.shape[0]) > 0:
+        import torch
+
+        part = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])])
+    return part
 
 
 def _lonlat(job: Job) -> Any:

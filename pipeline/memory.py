@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-import traceback
+from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -12,10 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from tilewright.errors import KernelError, TilewrightError
-
 if TYPE_CHECKING:
-    from .forward import Forward, Sample
     from .job import Job
 
 __all__ = ["GDAL_CACHE", "Memory", "PeakMemory", "available_memory", "probe_forward", "projected_memory"]
@@ -123,42 +120,22 @@ def probe_forward(job: Job) -> tuple[int, float]:
 
     It is also the first call of the forward: raises `KernelError` that names the line where it fails.
     """
-    from .forward import Forward, blank_samples
+    from .batches import blank_batch
+    from .forward import Forward
     from .statistics import noise_statistics
 
     if not job.statistics:
         job = job.with_statistics(noise_statistics(job))
-    forward, samples = Forward(job), blank_samples(job, job.settings.batch or 1)
+    forward, batch = Forward(job), blank_batch(job)
     before = resident_bytes()
     with PeakMemory() as memory:
         for _ in range(2):
             started = perf_counter()
-            _run_once(job, forward, samples)
+            deque(forward.run([batch]), maxlen=0)
             seconds = perf_counter() - started
             if seconds > 2:
                 break
     return max(0, memory.peak - before), seconds
-
-
-def _run_once(job: Job, forward: Forward, samples: list[Sample]) -> None:
-    try:
-        for _ in forward.run(samples):
-            pass
-    except (TilewrightError, MemoryError):
-        raise
-    except Exception as error:  # a user's forward may raise anything
-        frames = traceback.extract_tb(error.__traceback__)
-        libraries = ("site-packages", "dist-packages")
-        own = [f for f in frames if not any(part in f.filename for part in libraries)][-1]
-        first = (str(error).strip().splitlines() or [""])[0]
-        full = "OutOfMemory" in type(error).__name__
-        raise KernelError(
-            f"its forward raises {type(error).__name__}: {first} ({Path(own.filename).name}, line {own.lineno})",
-            place=f"kernel {job.kernel.spec.name}",
-            remedy="use a smaller --batch or --tile"
-            if full
-            else "it was called with a batch of zeros; tilewright.testing.check_kernel finds such faults",
-        ) from error
 
 
 class PeakMemory:

@@ -12,8 +12,8 @@ import numpy as np
 
 from tilewright.errors import InputError, KernelError
 
-from .engine import read_ahead
 from .source import Reason
+from .stream import ahead
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -99,7 +99,7 @@ def gather_statistics(job: Job) -> dict[str, Any]:
         return {}
     sample: Sampled | None = None
     shards = [s for s in job.tiling.shards(job.grid.shape) if job.grid.inside(s.window).any()]
-    for shard, block in read_ahead(shards, lambda s: (s, job.source.read(s.window))):
+    for shard, block in ahead(((s, job.source.read(s.window)) for s in shards), "read"):
         part = sample_block(job, shard, block, spec.sample)
         sample = part if sample is None else merge_samples([sample, part], spec.sample)
         del block

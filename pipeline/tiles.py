@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,9 +33,10 @@ from tilewright.catalogs.outputs import OutputAsset
 from tilewright.errors import KernelError, ResumeError
 
 from . import outputs as publishing
-from .engine import read_ahead, shard_reasons
+from .assembly import shard_reasons
+from .batches import Batcher
 from .failures import Failure, as_plain, failures_of
-from .forward import Counters, Forward, Sample
+from .forward import Counters, Forward
 from .job import prepare
 from .lazy import as_source
 from .reduce import combine_reasons
@@ -43,6 +44,7 @@ from .run import Run
 from .settings import Settings
 from .source import Reason
 from .statistics import gather_statistics
+from .stream import ahead
 from .table import Box, Record, RecordWriter
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 
     from tilewright.kernels.contract import Kernel, OutputSpec
 
+    from .batches import Seat
     from .grid import Grid, Shard, Tile
     from .job import Job
     from .report import Report
@@ -153,33 +156,27 @@ class RecordEngine:
 
     def continue_from(self, former: RecordEngine) -> None:
         """Go on with the counts of an engine that failed half-way."""
-        self.forward.counters = former.counters
+        self.forward.counters, self.forward.size = former.counters, former.forward.size
 
     def run(self, shards: Iterable[Shard]) -> Iterator[ShardRecords]:
         """Compute shards, and yield each as soon as all its tiles are through, in their order."""
-        opened: list[ShardRecords] = []
-        pending: list[Sample] = []
-        for state, tiles, block in read_ahead(shards, self._read):
-            opened.append(state)
-            for tile in tiles:
-                pending.append(self.forward.sample(tile, state, block))  # type: ignore[arg-type]
-                if len(pending) == self.forward.size:
-                    self._infer(pending)
-                    pending = []
-            del block
+        opened: deque[ShardRecords] = deque()
+        pixels = 0
+        reads = ahead(map(self._read, shards), "read")
+        batches = ahead(Batcher(self.job).batches(reads), "cut")
+        for batch, outputs in ahead(self.forward.run(batches), "infer"):
+            opened.extend(batch.begun)
+            if batch.seats:
+                pixels += len(next(iter(batch.data.values()))) * self.job.tiling.tile**2
+            for seat, given in zip(batch.seats, outputs, strict=True):
+                self._keep(seat, given)
             while opened and len(opened[0].records) == opened[0].needed:
-                yield self._told(opened.pop(0))
-        if pending:
-            self._infer(pending)
-        for state in opened:
-            yield self._told(state)
+                state = opened.popleft()
+                state.pixels_forward, pixels = pixels, 0
+                state.failures = failures_of(self.job, state.shard)
+                yield state
 
-    def _told(self, state: ShardRecords) -> ShardRecords:
-        state.pixels_forward = self.counters.new_pixels()
-        state.failures = failures_of(self.job, state.shard)
-        return state
-
-    def _read(self, shard: Shard) -> tuple[ShardRecords, list[Tile], Block | None]:
+    def _read(self, shard: Shard) -> tuple[ShardRecords, list[tuple[Tile, Any]], Block | None]:
         """Return a shard's state, its tiles with a valid pixel, and its block (None outside of the region)."""
         started = perf_counter()
         job, tiles = self.job, self.job.tiles(shard)
@@ -197,7 +194,7 @@ class RecordEngine:
             len(wanted),
             len(tiles) - len(wanted),
         )
-        return state, wanted, block
+        return state, [(tile, state) for tile in wanted], block
 
     def _has_pixel(self, tile: Tile, block: Block) -> bool:
         """True where a pixel of the tile's core is valid by the rule of any output."""
@@ -207,18 +204,14 @@ class RecordEngine:
         rules = {spec.valid_rule for spec in self.job.kernel.spec.outputs.values()}
         return any(bool((combine_reasons(layers, inside, rule) == Reason.VALID).any()) for rule in rules)
 
-    def _infer(self, samples: list[Sample]) -> None:
-        spec = self.job.kernel.spec
-        for sample, outputs in self.forward.run(samples):
-            values = {}
-            for name, output in spec.outputs.items():
-                value = outputs[name]
-                if output.kind == "boxes":
-                    value = owned_boxes(
-                        value, sample.tile, self.job.grid, output, f"{spec.name}, output {name}"
-                    )
-                values[name] = value
-            sample.owner.records.append(Record(sample.tile.index, sample.tile.gives, values))
+    def _keep(self, seat: Seat, given: dict[str, Any]) -> None:
+        spec, tile, values = self.job.kernel.spec, seat.tile, {}
+        for name, output in spec.outputs.items():
+            value = given[name]
+            if output.kind == "boxes":
+                value = owned_boxes(value, tile, self.job.grid, output, f"{spec.name}, output {name}")
+            values[name] = value
+        seat.owner.records.append(Record(tile.index, tile.gives, values))
 
 
 def owned_boxes(found: Any, tile: Tile, grid: Grid, output: OutputSpec, place: str) -> list[Box]:
@@ -283,6 +276,11 @@ class RecordRun(Run):
                 place=str(self.writer.parts),
                 remedy="start over with --fresh",
             )
+
+    @property
+    def _lies_in_the_store(self) -> bool:
+        """False: the parts of the table are in the work folder."""
+        return False
 
     def _reopen(self) -> None:
         table = self.request.out / publishing.RECORDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,11 @@ from networks import SMALL_UNET_RADIUS, SMALL_UNET_STRIDE, gaussian33, small_une
 from running import assemble, image, job_of, make_kernel, one_pass, run_job, same, shards_of, with_holes
 
 from tilewright.errors import GridError, KernelError
-from tilewright.pipeline.engine import Engine, ShardResult
-from tilewright.pipeline.grid import Grid
-from tilewright.pipeline.source import Reason
+from tilewright.pipeline.engine import Engine
+from tilewright.pipeline.grid import Grid, Window
+from tilewright.pipeline.margins import MarginStore, Travelling
+from tilewright.pipeline.source import Block, Reason
+from tilewright.pipeline.stitch import Margins
 
 if TYPE_CHECKING:
     from tilewright.kernels.contract import Context, Kernel
@@ -603,18 +606,134 @@ def test_times_lonlat_and_resolution() -> None:
     assert context.lonlat[2, 1] < context.lonlat[0, 1]
 
 
+# --- margins that travel between engines ---
+
+
+def test_margins_travel_between_engines_so_that_no_tile_is_computed_twice() -> None:
+    """Shards dealt out to three engines along anti-diagonals: the bits and the work of a single one."""
+    array = with_holes(image(210, 170))
+    job = job_of(_global_kernel(), ArraySource(array), tile=48, shard=1)
+    first, (one,) = run_job(job)
+    shards = shards_of(job)
+    everyone = {s.index for s in shards}
+    engines = [Engine(job, [s for k, s in enumerate(shards) if k % 3 == n], everyone) for n in range(3)]
+    mail: list[Travelling] = []
+    results = []
+    for shard in sorted(shards, key=lambda s: (sum(s.index), s.index)):
+        engine = engines[shards.index(shard) % 3]
+        engine.receive(m for m in mail if m.target == shard.index)
+        results += engine.run([shard])
+        mail, engine.outgoing = mail + engine.outgoing, []
+    assert same(assemble(job, results), first)
+    assert sum(e.counters.recomputed for e in engines) == 0
+    assert sum(e.counters.tiles for e in engines) == one.counters.tiles
+
+
+def test_margins_beyond_the_bound_wait_in_files_that_leave_nothing_behind(tmp_path: Path) -> None:
+    job = job_of(_global_kernel(), ArraySource(with_holes(image(210, 170))), tile=48, shard=1)
+    first, _ = run_job(job)
+    engine = Engine(job, shards_of(job), scratch=tmp_path)
+    engine._margins = MarginStore(tmp_path, limit=3000)
+    assert same(assemble(job, engine.run(shards_of(job))), first)
+    assert engine._margins.held == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_margin_store_holds_no_more_than_its_limit(tmp_path: Path) -> None:
+    store = MarginStore(tmp_path, limit=4 * 4 * 4 * 3)
+    given = [
+        Travelling(
+            (0, k), "out", Margins(Window(0, 4, 4 * k, 4 * k + 4), *np.full((4, 4, 4), k, np.int32)[:, None])
+        )
+        for k in range(5)
+    ]
+    store.leave(given)
+    assert store.held <= 4 * 4 * 4 * 3
+    for k in range(5):
+        ((name, margins),) = store.take((0, k))
+        assert name == "out"
+        assert margins.window == given[k].margins.window
+        assert (margins.total == k).all()
+        assert (margins.high == k).all()
+    assert store.take((0, 0)) == []
+
+
+# --- memory that is too small ---
+
+
+class Tight:
+    """A forward for which more than so many tiles at a time are too many."""
+
+    def __init__(self, most: int, error: type[Exception] = torch.OutOfMemoryError) -> None:
+        self.most, self.error, self.calls = most, error, []
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls.append(len(x))
+        if len(x) > self.most:
+            raise self.error("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return gaussian33(x)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError])
+@pytest.mark.parametrize("stitch", ["cut", "blend"])
+def test_a_batch_that_does_not_fit_is_halved_once_and_for_all(error: type[Exception], stitch: str) -> None:
+    source = ArraySource(with_holes(image(*PRIME)))
+    outputs = {"out": {"kind": "value", "range": (-4, 4)}}
+    roomy, tight = (make_kernel(Tight(n, error), radius=16, outputs=outputs) for n in (9, 2))
+    expected, _ = run_job(job_of(roomy, source, tile=64, batch=5, stitch=stitch))
+    found, (engine,) = run_job(job_of(tight, source, tile=64, batch=5, stitch=stitch))
+    assert same(found, expected)
+    assert engine.forward.size == 2
+    calls = tight.function.calls
+    assert calls[:2] == [5, 3]
+    assert set(calls[2:]) == {2}
+
+
+def test_a_tile_that_does_not_fit_says_so() -> None:
+    job = job_of(make_kernel(Tight(0), radius=16), ArraySource(image(*PRIME)), tile=64, batch=4)
+    with pytest.raises(KernelError, match=r"a single tile does not fit .* smaller --tile"):
+        run_job(job)
+
+
+def test_what_a_forward_raises_in_the_middle_names_its_line() -> None:
+    def picky(x: torch.Tensor) -> torch.Tensor:
+        if float(x.max()) > 50:
+            raise ValueError("too bright\nand more")
+        return x
+
+    array = image(64, 64)
+    array[0, 0, 60, 60] = 99
+    job = job_of(make_kernel(picky), ArraySource(array), tile=16, batch=1)
+    with pytest.raises(KernelError, match=r"its forward raises ValueError: too bright \(test_engine.py, line"):
+        run_job(job)
+
+
 # --- streaming ---
 
 
 def test_no_window_holds_the_whole_raster_and_no_pixel_is_read_much_more_than_once() -> None:
-    """Pains 1 and 7: windows are the shard and its halo; reading runs one shard ahead, never farther."""
-    source = ArraySource(image(480, 480))
-    job = job_of(blur(), source, tile=64, shard=96)
+    """Pains 1 and 7: windows are the shard and its halo; three of them are alive at a time, never more."""
+    import weakref
+
+    alive: list[weakref.ref[np.ndarray]] = []
+    most = 0
+
+    class Watched(ArraySource):
+        def read(self, window: Window) -> Block:
+            nonlocal most
+            block = super().read(window)
+            data = {name: values.copy() for name, values in block.data.items()}
+            alive.append(weakref.ref(next(iter(data.values()))))
+            most = max(most, sum(ref() is not None for ref in alive))
+            return replace(block, data=data)
+
+    source = Watched(image(480, 480))
+    job = job_of(blur(), source, tile=64, shard=96, batch=2)
     engine = Engine(job, shards_of(job))
-    results: list[ShardResult] = []
-    for result in engine.run(shards_of(job)):
-        results.append(result)
-        assert len(source.reads) <= len(results) + 2 + job.settings.batch // 9
+    for count, _ in enumerate(engine.run(shards_of(job)), start=1):
+        assert len(source.reads) <= count + 5
+    assert count == 25
+    assert most <= 3  # being cut, read, being read
     largest = max(w.size for w in source.reads)
     assert largest <= (96 + 2 * 16) ** 2
     assert len(source.reads) == 25
