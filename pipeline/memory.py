@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import deque
 from dataclasses import asdict, dataclass
@@ -12,13 +11,15 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from .batches import spanned_shards
+from .margins import MARGIN_BYTES
+from .order import cache_bytes
+
 if TYPE_CHECKING:
     from .job import Job
 
-__all__ = ["GDAL_CACHE", "Memory", "PeakMemory", "available_memory", "probe_forward", "projected_memory"]
+__all__ = ["Memory", "PeakMemory", "available_memory", "probe_forward", "projected_memory"]
 
-GDAL_CACHE = 128 << 20
-"""GDAL's block cache in bytes while a run reads; its own default is 5 % of the machine."""
 FREE_LISTS = 1.25
 """What allocators and threads keep beyond the arrays themselves: an allowance. Peaks beside projections are in
 docs/guides/memory.md."""
@@ -35,7 +36,7 @@ class Memory:
     reads: int
     """Read windows in flight: the one being cut into tiles and the one read ahead, and what reading them takes."""
     batch: int
-    """Tiles as cut, stacked, normalised and filled."""
+    """Batches on their way: being cut, ready, in the kernel; and two more of its outputs."""
     forward: int
     """Activations of one batch."""
     stitching: int
@@ -52,7 +53,7 @@ class Memory:
 
 
 def projected_memory(job: Job, forward: int, reserved: int) -> Memory:
-    """Return the peak memory of a run. No term depends on the raster but the margins of a blended row.
+    """Return the peak memory of a run. No term grows with the raster.
 
     Parameters
     ----------
@@ -73,18 +74,18 @@ def projected_memory(job: Job, forward: int, reserved: int) -> Memory:
     channels = sum(max(o.forward_channels) for o in rasters)
     pixels = height * width * scale**2
     stored = sum(o.band_count * np.dtype(o.stored_dtype).itemsize for o in rasters) + 1
-    opened = 1 + math.ceil(n / max(1, (tiling.shard // tiling.core) ** 2))  # a batch may span small shards
+    opened = spanned_shards(job)
     if job.blends:
         reach = (height + tiling.overlap) * (width + tiling.overlap) * scale**2
-        margin = cols * tiling.overlap * scale**2
-        stitching = (opened * reach + margin) * (3 * channels + len(rasters)) * 4 + pixels * 8 * 2
+        sums = (3 * channels + len(rasters)) * 4
+        stitching = opened * reach * sums + MARGIN_BYTES + pixels * 8 * 2
     else:
         stitching = opened * pixels * stored
     return Memory(
         reserved=reserved,
-        gdal_cache=GDAL_CACHE,
+        gdal_cache=cache_bytes(job),
         reads=int(2 * window * job.bytes_per_pixel * FREE_LISTS) + getattr(job.source, "scratch_bytes", 0),
-        batch=int(4 * n * planes * t * t * 4 * FREE_LISTS),
+        batch=int(n * t * t * 4 * (4 * planes + 2 * channels * scale**2) * FREE_LISTS),
         forward=int(forward * FREE_LISTS),
         stitching=int(stitching * FREE_LISTS),
         shard=int(4 * pixels * stored + 2 * pixels),

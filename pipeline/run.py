@@ -30,7 +30,8 @@ from .durable import FINGERPRINT, is_current, write_shard
 from .engine import Engine
 from .failures import forget_failures, merge_failures, shards_to_redo
 from .ledger import Ledger
-from .memory import GDAL_CACHE, PeakMemory
+from .memory import PeakMemory
+from .order import cache_bytes, in_order
 from .plan import make_plan
 from .progress import Meter, Progress, Status
 from .report import Report, versions
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from .worker import Work
 
 __all__ = ["Progress", "Request", "Run", "Status", "execute"]
+
+STARTED_AS = "tilewright:run"
+"""Root attribute of a result's Zarr: the start whose ledger speaks of its shards, as that ledger calls it."""
 
 PRODUCTS = ("report.json", "item.json", "quicklook.png", "items.json", "model.json")
 
@@ -117,7 +121,7 @@ class Run:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             out, job = self.request.out, self.job
-            stack.enter_context(_gdal())
+            stack.enter_context(_gdal(cache_bytes(job)))
             stack.enter_context(self._memory)
             self.plan = make_plan(job)
             if self.cluster is not None:
@@ -125,8 +129,13 @@ class Run:
             self.plan.check()  # before the folder is made, or a former run removed from it
             stack.enter_context(_locked(out, fresh=self.request.fresh))
             layout = {"shard": job.tiling.shard, "only": self.request.only}
-            if self.delivery is not None and self.request.fresh:
-                self.delivery.clear()
+            if self.delivery is not None:
+                stack.enter_context(self.delivery.lease)
+                stack.callback(self.delivery.leave)
+                if self.request.fresh:
+                    self.delivery.clear()
+                elif self._lies_in_the_store:
+                    self.delivery.fetch_ledger(job.fingerprint, layout)
             self.ledger = Ledger.open(out, job.fingerprint, layout)
             if self.delivery is not None:
                 self.delivery.begin(self.ledger.header["fingerprint"])
@@ -162,6 +171,8 @@ class Run:
             statistics = gather_statistics(self.job)
             self.ledger.note(statistics=statistics, statistics_failures=forget_failures(self.job.source))
         self.job = self.job.with_statistics(self.ledger.header["statistics"])
+        if self.delivery is not None and self._lies_in_the_store:
+            self.delivery.follow(self.ledger)
         self._open_results()
 
     def _take_back_failed(self) -> None:
@@ -178,6 +189,11 @@ class Run:
         self._hide()
         everything = ("statistics", "statistics_failures") if len(failed) == len(self.ledger.entries) else ()
         self.ledger.redo(failed, everything)
+
+    @property
+    def _lies_in_the_store(self) -> bool:
+        """True where a finished shard is in the object store, so that its line of the ledger holds everywhere."""
+        return self.request.only != "cog"
 
     # The steps in which runs of rasters differ from those of records (`tilewright.pipeline.tiles`).
 
@@ -196,7 +212,7 @@ class Run:
         return _store(self.job, self.request, self.ledger)
 
     def _new_engine(self, shards: list[Shard]) -> Any:
-        return Engine(self.job, shards)
+        return Engine(self.job, shards, scratch=self.request.out)
 
     def _writer(self) -> Callable[[Any], tuple[str, dict[str, Any]]]:
         """Return what makes a shard durable, here or on a worker; it gives the shard's name and its facts."""
@@ -220,8 +236,9 @@ class Run:
 
     @property
     def todo(self) -> list[Shard]:
-        """The shards that are not durable yet."""
-        return [s for s in self.shards if s.name not in self.ledger.entries]
+        """The shards that are not durable yet, in the order in which they are best computed."""
+        left = [s for s in self.shards if s.name not in self.ledger.entries]
+        return left if self.cluster is not None else in_order(self.job, left)
 
     def compute(self, shards: list[Shard], progress: Progress | None = None) -> None:
         """Compute and write ``shards``, the next ones of ``todo``; those that are durable are passed over.
@@ -397,14 +414,21 @@ def _store(job: Job, request: Request, ledger: Ledger) -> ResultStore:
     scale = job.kernel.spec.scale
     if ledger.entries:
         try:
-            return ResultStore.open(url)
+            store = ResultStore.open(url)
         except StoreError as error:
             raise ResumeError(
                 "the ledger names finished shards, but their Zarr is gone",
                 place=str(url),
                 remedy="start over with --fresh",
             ) from error
-    attrs = {FINGERPRINT: ledger.header["fingerprint"]}
+        if store.attrs.get(STARTED_AS, ledger.header.get("run")) != ledger.header.get("run"):
+            raise ResumeError(
+                "the Zarr was laid out anew by another start, after this ledger was written",
+                place=str(url),
+                remedy="start over with --fresh",
+            )
+        return store
+    attrs = {FINGERPRINT: ledger.header["fingerprint"], STARTED_AS: ledger.header.get("run")}
     return ResultStore.create(url, job.output_grid, job.kernel.spec.outputs, job.tiling.shard * scale, attrs)
 
 
@@ -439,11 +463,11 @@ def _nothing_valid(reasons: Mapping[str, int]) -> Iterator[str]:
 
 
 @contextmanager
-def _gdal() -> Iterator[None]:
+def _gdal(cache: int) -> Iterator[None]:
     """Bound GDAL's block cache: its default of 5 % of the machine is no promise."""
     import rasterio
 
-    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
+    with rasterio.Env(GDAL_CACHEMAX=cache):
         yield
 
 

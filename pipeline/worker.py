@@ -26,7 +26,8 @@ from tilewright.errors import ClusterError
 
 from .failures import forget_failures
 from .job import arithmetic_versions
-from .memory import GDAL_CACHE, PeakMemory
+from .memory import PeakMemory
+from .order import LEAST_CACHE
 from .spool import FOLDER, Spool
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ def _bounded() -> Iterator[PeakMemory]:
     """Bound GDAL's block cache, which belongs to the process, and watch the memory."""
     import rasterio
 
-    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE), PeakMemory() as memory:
+    with rasterio.Env(GDAL_CACHEMAX=LEAST_CACHE), PeakMemory() as memory:
         yield memory
 
 

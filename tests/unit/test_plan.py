@@ -10,7 +10,8 @@ from networks import gaussian33
 from running import image, job_of, make_kernel
 
 from tilewright.errors import PlanError
-from tilewright.pipeline.memory import GDAL_CACHE, PeakMemory, projected_memory, resident_bytes
+from tilewright.pipeline.memory import PeakMemory, projected_memory, resident_bytes
+from tilewright.pipeline.order import LEAST_CACHE, MOST_CACHE, cache_bytes, in_order, panel_width
 from tilewright.pipeline.plan import Plan, compare_tiles, make_plan
 
 
@@ -39,20 +40,48 @@ def test_the_terms_add_up() -> None:
     terms = asdict(plan.memory)
     assert plan.memory.total == sum(terms.values())
     assert plan.as_dict()["projected_memory_bytes"] == plan.memory.total
-    assert terms["gdal_cache"] == GDAL_CACHE
+    assert terms["gdal_cache"] == LEAST_CACHE
     assert all(v >= 0 for v in terms.values())
 
 
 def test_memory_does_not_grow_with_the_raster() -> None:
-    """Promise 1: no term but the margins of a blended row knows the raster."""
+    """Promise 1: no term knows the raster, once it is larger than what is held of it."""
     kernel = make_kernel(gaussian33, radius=16, outputs={"out": {"kind": "value", "range": (-9, 9)}})
-    small = job_of(kernel, ArraySource(image(1000, 1000)), tile=96, shard=192, batch=2)
-    vast = ArraySource(image(1, 1))
-    vast.grid = replace(vast.grid, geobox=vast.grid.geobox.pad(50_000))
-    large = job_of(kernel, vast, tile=96, shard=192, batch=2)
-    assert large.grid.shape == (100_001, 100_001)
-    a, b = (asdict(projected_memory(job, 1 << 20, 1 << 20)) for job in (small, large))
-    assert a == b
+    for stitch in ("cut", "blend"):
+        jobs = [job_of(kernel, vast(side), tile=288, shard=2048, batch=2, stitch=stitch) for side in (9, 50)]
+        a, b = (asdict(projected_memory(job, 1 << 20, 1 << 20)) for job in jobs)
+        assert a | {"gdal_cache": 0} == b | {"gdal_cache": 0}
+        assert all(LEAST_CACHE <= terms["gdal_cache"] <= MOST_CACHE for terms in (a, b))
+
+
+def vast(thousands: int) -> ArraySource:
+    """A source of twice so many thousand and one pixels a side, of which none is ever read."""
+    source = ArraySource(image(1, 1))
+    source.grid = replace(source.grid, geobox=source.grid.geobox.pad(thousands * 1000))
+    return source
+
+
+def test_panels_are_as_wide_as_the_cache_allows_and_keep_neighbours_in_order() -> None:
+    kernel = make_kernel(gaussian33, radius=16)
+    job = job_of(kernel, vast(20), tile=288, shard=2048)
+    width, shards = panel_width(job), list(job.tiling.shards(job.grid.shape))
+    columns = 1 + max(s.index[1] for s in shards)
+    assert 1 < width < columns
+    assert LEAST_CACHE <= cache_bytes(job) <= MOST_CACHE
+    assert width * job.tiling.shard * job.tiling.shard * job.bytes_per_pixel <= cache_bytes(job)
+    ordered = in_order(job, shards)
+    assert sorted(s.index for s in ordered) == sorted(s.index for s in shards)
+    place = {s.index: n for n, s in enumerate(ordered)}
+    for i, j in place:
+        before = [p for p in ((i - 1, j - 1), (i - 1, j), (i, j - 1)) if p in place]
+        assert all(place[p] < place[i, j] for p in before)
+    # What memory the user allows bounds the cache; without a halo rows share no block.
+    tight = job_of(kernel, vast(20), tile=288, shard=2048, memory=1 << 30)
+    assert panel_width(tight) < width
+    assert cache_bytes(tight) == LEAST_CACHE
+    free = job_of(make_kernel(gaussian33, radius=0), vast(20), tile=256, shard=2048)
+    rows = list(free.tiling.shards(free.grid.shape))
+    assert in_order(free, rows) == rows
 
 
 def test_classes_are_counted_as_they_are_stored() -> None:
