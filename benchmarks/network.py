@@ -84,6 +84,8 @@ def make_network(classes: int = 1) -> UNet:
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 taps = module.weight[0].numel() if isinstance(module, nn.Conv2d) else module.weight.shape[0]
                 module.weight.normal_(0, (2 / taps) ** 0.5, generator=generator)
+                if module.bias is not None:
+                    module.bias.zero_()
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = None
     net.train()
