@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tilewright.errors import ResumeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 __all__ = ["Ledger", "differences", "fingerprint_digest"]
 
@@ -64,6 +65,8 @@ class Ledger:
         self.header = header
         self.entries = entries
         """Shard name -> its line."""
+        self.mirror: Callable[[], None] | None = None
+        """Called after each line, to keep a copy elsewhere."""
 
     @classmethod
     def open(cls, folder: Path, fingerprint: Mapping[str, Any], layout: Mapping[str, Any]) -> Self:
@@ -78,6 +81,7 @@ class Ledger:
             "fingerprint": fingerprint_digest(plain),
             "layout": json.loads(json.dumps(layout)),
             "depends_on": plain,
+            "run": uuid.uuid4().hex,
         }
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
@@ -105,10 +109,14 @@ class Ledger:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read the ledger of ``folder``; raises `ResumeError` where there is none."""
-        path = folder / NAME
+        return cls.read_file(folder / NAME)
+
+    @classmethod
+    def read_file(cls, path: Path) -> Self:
+        """Read the ledger ``path``; raises `ResumeError` where there is none."""
         header, entries, _ = cls._parse(path) if path.exists() else (None, {}, 0)
         if header is None:
-            raise ResumeError("there is no ledger of a run", place=str(folder))
+            raise ResumeError("there is no ledger of a run", place=str(path.parent))
         return cls(path, header, entries)
 
     @staticmethod
@@ -146,6 +154,8 @@ class Ledger:
             file.write(json.dumps(record, separators=(",", ":"), default=str).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+        if self.mirror is not None:
+            self.mirror()
 
     def note(self, **facts: Any) -> None:
         """Add facts of the whole run (statistics); they belong to the header when the ledger is read again."""

@@ -6,8 +6,9 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from tilewright.errors import StoreError
@@ -20,6 +21,8 @@ __all__ = [
     "fsync_path",
     "is_remote",
     "local_path",
+    "put",
+    "put_new",
     "remove",
     "remove_tree",
     "run_place",
@@ -53,11 +56,43 @@ def local_path(url: str | os.PathLike[str]) -> Path:
     return Path(urlsplit(text).path if text.startswith("file://") else text)
 
 
+RETRIES = 8
+"""Further tries of a request that met a 5xx, a 429 or a broken connection; the waits double, with jitter."""
+FIRST_WAIT = timedelta(seconds=0.2)
+LONGEST_WAIT = timedelta(seconds=15)
+PATIENCE = timedelta(minutes=3)
+"""After which no further try of a request is made."""
+REQUEST = timedelta(minutes=2)
+"""Longest single request. obstore's default of 30 s is too short for a part on a slow line."""
+PART = 8 << 20
+"""Least bytes of a part of an upload."""
+MOST_PARTS = 9_000
+"""S3 takes 10,000 parts of an object."""
+AT_ONCE = 4
+"""Parts of an upload that are under way, and in memory, at a time."""
+
+
 def _obstore(url: str, options: Mapping[str, Any] | None) -> Any:
     from obstore.store import from_url
 
     # What `options` leave out comes from the environment: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_ALLOW_HTTP, ...
-    return from_url(url, **dict(options or {}))
+    backoff = {"init_backoff": FIRST_WAIT, "max_backoff": LONGEST_WAIT, "base": 2}
+    retries = {"max_retries": RETRIES, "backoff": backoff, "retry_timeout": PATIENCE}
+    chosen = {"retry_config": retries, "client_options": _client(url), **dict(options or {})}
+    return from_url(url, **chosen)
+
+
+def _client(url: str) -> dict[str, Any]:
+    """Return how the client connects. Options given to obstore hide those of the environment, so all are named."""
+    prefix = {"s": "AWS", "g": "GOOGLE", "a": "AZURE"}[url[0]]
+    found: dict[str, Any] = {"timeout": REQUEST}
+    for name in ("timeout", "connect_timeout", "proxy_url", "proxy_ca_certificate"):
+        if value := os.environ.get(f"{prefix}_{name.upper()}"):
+            found[name] = value
+    for name in ("allow_http", "allow_invalid_certificates"):
+        if value := os.environ.get(f"{prefix}_{name.upper()}"):
+            found[name] = value.lower() in ("1", "true", "yes", "on")
+    return found
 
 
 def zarr_store(url: str, *, options: Mapping[str, Any] | None = None, read_only: bool = False) -> Store:
@@ -80,8 +115,9 @@ def zarr_store(url: str, *, options: Mapping[str, Any] | None = None, read_only:
 
 
 def upload(path: Path, url: str, *, options: Mapping[str, Any] | None = None) -> None:
-    """Upload a finished file to ``url`` in parts of bounded size; the object appears whole or not at all.
+    """Upload a finished file to ``url``; the object appears whole or not at all.
 
+    `AT_ONCE` parts of `PART` bytes are in memory at a time; only files above 70 GiB have larger ones.
     Raises `StoreError` where the store refuses it.
     """
     import obstore
@@ -90,9 +126,42 @@ def upload(path: Path, url: str, *, options: Mapping[str, Any] | None = None) ->
     parent, _, name = url.rpartition("/")
     try:
         with path.open("rb") as file:
-            obstore.put(_obstore(parent, options), name, file, use_multipart=True)
+            part = max(PART, -(-path.stat().st_size // MOST_PARTS))
+            store = _obstore(parent, options)
+            obstore.put(store, name, file, use_multipart=True, chunk_size=part, max_concurrency=AT_ONCE)
     except BaseError as error:
         raise _refused(f"the upload of {path.name} failed", url, error) from error
+
+
+def put(url: str, data: bytes, *, options: Mapping[str, Any] | None = None) -> None:
+    """Write a small object, in place of what is there; raises `StoreError` where the store refuses it."""
+    _put(url, data, options, "overwrite")
+
+
+def put_new(url: str, data: bytes, *, options: Mapping[str, Any] | None = None) -> bool:
+    """Write a small object unless one is there; False where one is. Of two that try at once, one is told True."""
+    from obstore.exceptions import AlreadyExistsError
+
+    try:
+        _put(url, data, options, "create")
+    except StoreError as error:
+        if isinstance(error.__cause__, AlreadyExistsError):
+            return False
+        raise
+    return True
+
+
+def _put(
+    url: str, data: bytes, options: Mapping[str, Any] | None, mode: Literal["create", "overwrite"]
+) -> None:
+    import obstore
+    from obstore.exceptions import BaseError
+
+    parent, _, name = url.rpartition("/")
+    try:
+        obstore.put(_obstore(parent, options), name, data, mode=mode, use_multipart=False)
+    except BaseError as error:
+        raise _refused(f"{name} could not be written", url, error) from error
 
 
 def run_place(out: str | os.PathLike[str]) -> tuple[Path, str | None]:

@@ -502,4 +502,5 @@ class _said:
             raise StoreError(f"{self.doing} failed: {error}", place=self.place, remedy=remedy) from error
         if isinstance(error, BaseError):
             cause = f"{self.doing} failed: {str(error).splitlines()[0]}"
-            raise StoreError(cause, place=self.place) from error
+            remedy = "check the object store; finished shards are kept, and the same command goes on"
+            raise StoreError(cause, place=self.place, remedy=remedy) from error
