@@ -380,7 +380,7 @@ def _prepare(
     fresh: bool,
     wishes: Mapping[str, Any],
 ) -> PreparedRun:
-    from tilewright.api import item_id, make_settings
+    from tilewright.api import asked_kernel, item_id, make_settings
     from tilewright.pipeline.cube_source import CubeSource
     from tilewright.pipeline.job import prepare
     from tilewright.pipeline.objects import run_place
@@ -423,6 +423,9 @@ def _prepare(
             "asked_region": sought.region.geometry.wkt,
             "region": None if grid.region is None else grid.region.wkt,
             "dropped": [str(d) for r in found for d in r.dropped],
+            "kernel": asked_kernel(
+                recipe.kernel.name, sought.weights or recipe.kernel.weights, recipe.kernel.options
+            ),
         },
         item_id=item_id(f"{recipe.name}-{_stamp(job)}"),
         items=items,

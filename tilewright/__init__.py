@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from tilewright.kernels.contract import Kernel, KernelSpec
     from tilewright.kernels.load import list_kernels, load_kernel
     from tilewright.kernels.user import kernel
+    from tilewright.pipeline.compare import diff
     from tilewright.pipeline.cube import open_cube
     from tilewright.pipeline.grid import Grid
     from tilewright.pipeline.settings import Settings
+    from tilewright.verification import verify
 
 __version__ = "0.1.0"
 
@@ -37,6 +39,7 @@ __all__ = [
     "TilewrightError",
     "__version__",
     "apply",
+    "diff",
     "kernel",
     "list_kernels",
     "load_kernel",
@@ -45,6 +48,7 @@ __all__ = [
     "open_cube",
     "run",
     "search",
+    "verify",
 ]
 
 _HOMES = {
@@ -55,6 +59,7 @@ _HOMES = {
     "Region": "tilewright.catalogs.region",
     "Settings": "tilewright.pipeline.settings",
     "apply": "tilewright.api",
+    "diff": "tilewright.pipeline.compare",
     "kernel": "tilewright.kernels.user",
     "list_kernels": "tilewright.kernels.load",
     "load_kernel": "tilewright.kernels.load",
@@ -63,6 +68,7 @@ _HOMES = {
     "open_cube": "tilewright.pipeline.cube",
     "run": "tilewright.flows.runs",
     "search": "tilewright.catalogs.search",
+    "verify": "tilewright.verification",
 }
 
 

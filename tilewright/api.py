@@ -74,6 +74,27 @@ def bound_kernel(
     return load_kernel(name, weights, **options)
 
 
+def asked_kernel(
+    kernel: Kernel | str | Path, weights: Any, options: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return what `bound_kernel` was asked for as plain data, so that the same can be loaded later.
+
+    Paths become absolute. The name is None for a kernel, or weights, that were given as an object.
+    """
+    from tilewright.kernels.contract import Kernel
+
+    plain = weights is None or isinstance(weights, (str, Path))
+    if isinstance(kernel, Kernel) or not plain:
+        return {"name": None, "weights": None, "options": {}}
+    name = str(kernel)
+    file, colon, attribute = name.rpartition(":") if ".py:" in name else (name, "", "")
+    if Path(file).exists() and Path(file).suffix in (".py", ".pt2", ".yaml", ".yml"):
+        name = f"{Path(file).resolve()}{colon}{attribute}"
+    local = weights is not None and Path(weights).exists()
+    where = str(Path(weights).resolve()) if local else weights
+    return {"name": name, "weights": where, "options": dict(options or {})}
+
+
 type Inputs = str | Path | Sequence[str | Path | Sequence[str | Path]]
 
 
@@ -173,7 +194,11 @@ def apply(
         only=only,
         fresh=fresh,
         retry_failed=retry_failed,
-        extra={"inputs": _resolved(inputs), "bands": None if bands is None else list(bands)},
+        extra={
+            "inputs": _resolved(inputs),
+            "bands": None if bands is None else list(bands),
+            "kernel": asked_kernel(kernel, weights, options),
+        },
         item_id=item_id((remote or str(folder.resolve())).rpartition("/")[2] or name),
         remote=remote,
         cluster=cluster,

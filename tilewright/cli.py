@@ -364,6 +364,72 @@ def why(
         print_facts(facts)
 
 
+@app.command()
+def verify(
+    out: Annotated[str, typer.Argument(help=PLACE)],
+    sample: Annotated[int, typer.Option(help="Shards to check, chosen at random.")] = 20,
+    every: Annotated[bool, typer.Option("--all", help="Check all shards.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Of the choice, to repeat it.")] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Compute again although inputs, kernel or torch have changed.")
+    ] = False,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> int:
+    """Compute shards of a run again, read them back, and compare both with the ledger.
+
+    Status 0: all equal. 1: a mismatch. 2: nothing could be computed again.
+    """
+    from tilewright.rebuild import run_folders
+    from tilewright.show_checks import print_verification
+    from tilewright.verification import verify as verify_run
+
+    found = []
+    for folder in run_folders(out):
+        with ShardProgress(silent=as_json) as tick:
+            found.append(
+                verify_run(
+                    folder,
+                    sample=None if every else sample,
+                    seed=seed,
+                    anyway=anyway,
+                    device=device,
+                    progress=tick,
+                )
+            )
+    if as_json:
+        shown = [{**asdict(one), "equal": one.equal} for one in found]
+        print(json.dumps(shown[0] if len(shown) == 1 else shown, indent=2))  # noqa: T201
+    else:
+        for one in found:
+            print_verification(one)
+    statuses = {one.exit_code for one in found}
+    return 1 if 1 in statuses else max(statuses)
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="Folder of a run, .zarr or .tif; a path or an address.")],
+    b: Annotated[str, typer.Argument(help="What it is compared with.")],
+    tolerance: Annotated[float, typer.Option(help="Differences up to this do not count.")] = 0.0,
+    out: Annotated[Path | None, typer.Option(help="A GeoTIFF to write, of absolute differences.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Say where and by how much two results differ.
+
+    Status 0: equal. 1: different. 2: not comparable.
+    """
+    from tilewright.pipeline.compare import diff as compare
+    from tilewright.show_checks import print_difference
+
+    found = compare(a, b, tolerance=tolerance, out=out)
+    if as_json:
+        print(json.dumps({**asdict(found), "equal": found.equal}, indent=2))  # noqa: T201
+    else:
+        print_difference(found)
+    return found.exit_code
+
+
 def _recipe(path: Path) -> Any:
     from tilewright.flows.recipe import Recipe
 

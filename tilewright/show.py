@@ -32,6 +32,9 @@ class ShardProgress:
     QUIET = 10.0
     """Seconds between two lines of a log within a tenth; a fiftieth of the time so far where that is longer."""
 
+    def __init__(self, *, silent: bool = False) -> None:
+        self.silent = silent
+
     def __enter__(self) -> Progress:
         from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bar
@@ -47,7 +50,7 @@ class ShardProgress:
         self.task = self.bar.add_task("reading", total=None)
         self.began = self.told = monotonic()
         self.last: tuple[str, int] | None = None
-        if console.is_terminal:
+        if console.is_terminal and not self.silent:
             self.bar.start()
         return self._tick
 
@@ -56,6 +59,8 @@ class ShardProgress:
             self.bar.stop()
 
     def _tick(self, status: Status) -> None:
+        if self.silent:
+            return
         self.bar.update(self.task, completed=status.done, total=status.total, description=str(status))
         now = monotonic()
         mark = (status.phase, 10 * status.done // status.total)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilewright.errors import InputError, TilewrightError
+from tilewright.rebuild import opened_run, plain, run_folders
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tilewright.pipeline.cube_source import CubeSource
     from tilewright.pipeline.grid import Grid, Tiling
-    from tilewright.pipeline.ledger import Ledger
     from tilewright.pipeline.report import Report
-    from tilewright.pipeline.source import Source
+    from tilewright.rebuild import FinishedRun
 
 __all__ = ["explain_pixel"]
 
@@ -49,27 +47,21 @@ def explain_pixel(out: str | Path, x: float, y: float) -> dict[str, Any]:
     InputError
         The folder holds no run, or the place is not on its grid.
     """
-    from tilewright.pipeline.ledger import Ledger
-    from tilewright.pipeline.report import Report
+    folders = run_folders(out)
+    if len(folders) > 1:
+        return _of_parts([Path(folder) for folder in folders], x, y)
+    with opened_run(out) as run:
+        return _explained(run, x, y)
 
-    out = Path(out)
-    if not out.is_dir():
-        raise InputError("no such folder", place=str(out), remedy="name the folder of a run")
-    parts = sorted(p.parent for p in out.glob("part-*/ledger.jsonl"))
-    if parts and not (out / "ledger.jsonl").exists():
-        return _of_parts(parts, x, y)
-    if not (out / "ledger.jsonl").exists():
-        raise InputError("it holds no run", place=str(out), remedy="name the folder that --out named")
-    ledger, report = Ledger.read(out), Report.read(out)
-    about = ledger.header["depends_on"]
-    grid = _grid(about["grid"], _said(ledger, report).get("region"))
+
+def _explained(run: FinishedRun, x: float, y: float) -> dict[str, Any]:
+    out, ledger, report, grid, tiling = run.folder, run.ledger, run.report, run.grid, run.tiling
     result = _Result(out, grid)
     (row, col), place = _place(result.grid, x, y, out)
-    tiling = _tiling(about["stitch"], ledger.header["layout"])
     at = row // result.scale, col // result.scale
     shard = tiling.shard_at(at[0] // tiling.shard, at[1] // tiling.shard, grid.shape)
     entry = ledger.entries.get(shard.name)
-    inputs, notes = _inputs(out, grid, about["source"], _said(ledger, report), at)
+    inputs, notes = _inputs(run, at)
     if report is None:
         total = math.prod(math.ceil(n / tiling.shard) for n in grid.shape)
         notes.insert(
@@ -80,7 +72,7 @@ def explain_pixel(out: str | Path, x: float, y: float) -> dict[str, Any]:
         "outputs": result.at(row, col) if entry else "not computed yet",
         "shard": _shard(shard.name, entry),
         "tiles": _tiles(tiling, at, grid.shape),
-        "kernel": _kernel(about, report),
+        "kernel": _kernel(run.about, report),
         **({"statistics": found} if (found := ledger.header.get("statistics")) else {}),
         "inputs": inputs,
         **({"notes": notes} if notes else {}),
@@ -95,35 +87,6 @@ def _of_parts(parts: list[Path], x: float, y: float) -> dict[str, Any]:
         except InputError as error:
             refused.append(f"{part.name}: {error.cause}")
     raise InputError("; ".join(refused), place=str(parts[0].parent), remedy="choose a place on one of them")
-
-
-def _said(ledger: Ledger, report: Report | None) -> Mapping[str, Any]:
-    """Return what was asked for: recipe or inputs; both ledger and report hold it."""
-    found: Mapping[str, Any] = ledger.header.get("request") or (report.extra if report else {})
-    return found
-
-
-def _grid(known: Mapping[str, Any], region: str | None) -> Grid:
-    import shapely
-    from affine import Affine
-    from odc.geo.geobox import GeoBox
-
-    from tilewright.pipeline.grid import Grid
-
-    box = GeoBox(tuple(known["shape"]), Affine(*known["transform"]), known["crs"])
-    return Grid(box, shapely.from_wkt(region) if region else None)
-
-
-def _tiling(stitch: Mapping[str, Any], layout: Mapping[str, Any]) -> Tiling:
-    from tilewright.pipeline.grid import Tiling
-
-    return Tiling(
-        tile=stitch["tile"],
-        halo=stitch["halo"],
-        taper=stitch["taper"],
-        stride=stitch["stride"],
-        shard=layout["shard"],
-    )
 
 
 def _place(grid: Grid, x: float, y: float, out: Path) -> tuple[tuple[int, int], dict[str, Any]]:
@@ -293,21 +256,20 @@ def _kernel(about: Mapping[str, Any], report: Report | None) -> dict[str, Any]:
     return found
 
 
-def _inputs(
-    out: Path, grid: Grid, recorded: Mapping[str, Any], said: Mapping[str, Any], at: tuple[int, int]
-) -> tuple[Any, list[str]]:
+def _inputs(run: FinishedRun, at: tuple[int, int]) -> tuple[Any, list[str]]:
     """Return the inputs at a pixel, and what the reader should know about them."""
     from tilewright.pipeline.explain import explain_items, explain_source
     from tilewright.pipeline.ledger import differences
 
     notes: list[str] = []
+    recorded = run.about["source"]
     try:
         if recorded.get("kind") == "items":
-            cube, items = _cube(out, grid, recorded)
+            cube, items = run.cube()
             source: Any = cube
             found = explain_items(cube, items, *at)
         else:
-            source, files = _rasters(recorded, said)
+            source, files = run.rasters()
             found = explain_source(source, *at)
             if len(files) == len(found):
                 found = [{"files": names, **date} for names, date in zip(files, found, strict=True)]
@@ -315,59 +277,8 @@ def _inputs(
                 notes.append(f"files: {', '.join(name for names in files for name in names)}")
     except TilewrightError as error:
         return f"cannot be read again: {error}", notes
-    now = json.loads(json.dumps(source.describe(), default=str))
-    changed = list(differences(json.loads(json.dumps(recorded)), now))
+    changed = list(differences(recorded, plain(source.describe())))
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         notes.append(f"the inputs have changed since the run: {changed[0]}{more}")
     return found, notes
-
-
-def _rasters(recorded: Mapping[str, Any], said: Mapping[str, Any]) -> tuple[Source, list[list[str]]]:
-    from tilewright.pipeline.rasters import raster_source
-
-    if "inputs" not in said:
-        raise InputError("the run names no files: it was given arrays", place="inputs")
-    name = recorded.get("input") or next(iter(recorded.get("inputs", {"image": None})))
-    files = [list(date) for date in said["inputs"]]
-    source: Source = raster_source(files, bands=said.get("bands"), name=name)
-    return source, files
-
-
-def _cube(
-    out: Path, grid: Grid, recorded: Mapping[str, Any]
-) -> tuple[CubeSource, dict[tuple[str | None, str], Any]]:
-    """Make the cube of a run again from the rules it recorded and the snapshot of its Items."""
-    from tilewright.catalogs.snapshot import read_snapshot
-    from tilewright.pipeline.cube_source import CubeSource
-
-    items = {(item.collection_id, item.id): item for item in read_snapshot(out / "items.json").items}
-    rules = [
-        band
-        for period in recorded["periods"]
-        for date in period
-        for one in date["items"]
-        for band in one["bands"]
-    ]
-    cube = CubeSource(
-        [
-            [items[one["collection"], one["id"]] for date in period for one in date["items"]]
-            for period in recorded["periods"]
-        ],
-        grid,
-        bands=list(dict.fromkeys(band["band"] for band in rules)),
-        reader=recorded["reader"],
-        groupby=recorded["groupby"],
-        mask=recorded["mask"],
-        resampling=recorded["resampling"],
-        composite=recorded["composite"],
-        offsets={
-            b["band"]: (b["calibration"]["scale"], b["calibration"]["offset"])
-            for b in rules
-            if b["calibration"]["row"] == "recipe"
-        },
-        nodata={b["band"]: float(b["nodata"]) for b in rules if b["nodata_from"] == "recipe"},
-        dtype=recorded["dtype"],
-        name=recorded["input"],
-    )
-    return cube, items

@@ -88,6 +88,8 @@ def test_the_module_and_the_script_are_the_same_program():
         ("kernels", ["NAME", "--json"]),
         ("recipe", ["--schema"]),
         ("why", ["OUT", "X,Y"]),
+        ("verify", ["OUT", "--sample", "--all", "--seed", "--anyway", "--json"]),
+        ("diff", ["A", "B", "--tolerance", "--out", "--json"]),
     ],
 )
 def test_help(name, words):

@@ -29,13 +29,14 @@ def slow(x):
     return 2 * x
 """
 STUCK = """
-import ctypes, sys
+import hashlib
 from tilewright.cli import main
 import tilewright.pipeline.outputs as outputs
 
 def stuck(*_args, **_keys):
     print("the library has the thread", flush=True)
-    ctypes.CDLL(None).sleep(60)  # as a long call of GDAL: no step of Python until it is over
+    # As a long call of GDAL: no step of Python until it is over, and no signal ends it.
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
 
 outputs.write_cog = stuck
 main()
@@ -127,7 +128,7 @@ def test_a_second_ctrl_c_ends_at_once_even_inside_a_library_at_the_end_of_a_run(
 def test_ctrl_c_at_the_end_of_a_run(asked: list[str], tmp_path: Path) -> None:
     out, started = (
         tmp_path / "out",
-        Started([*asked, "--shard", "80"], STUCK.replace("sleep(60)", "sleep(2)")),
+        Started([*asked, "--shard", "80"], STUCK.replace("10**9", "3 * 10**6")),
     )
     started.wait_for("the library has the thread")
     started.process.send_signal(signal.SIGINT)
