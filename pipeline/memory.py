@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from dataclasses import asdict, dataclass
@@ -16,6 +17,8 @@ from .margins import MARGIN_BYTES
 from .order import cache_bytes
 
 if TYPE_CHECKING:
+    from tilewright.kernels.contract import OutputSpec
+
     from .job import Job
 
 __all__ = ["Memory", "PeakMemory", "available_memory", "probe_forward", "projected_memory"]
@@ -44,7 +47,7 @@ class Memory:
     shard: int
     """Finished shards: being written, waiting, and encoded."""
     overviews: int
-    """The strip of the pyramid and the COG that is worked on at the end."""
+    """The end: what two threads hold of the pyramid, then of the squares that become digest and COG tiles."""
 
     @property
     def total(self) -> int:
@@ -89,8 +92,20 @@ def projected_memory(job: Job, forward: int, reserved: int) -> Memory:
         forward=int(forward * FREE_LISTS),
         stitching=int(stitching * FREE_LISTS),
         shard=int(4 * pixels * stored + 2 * pixels),
-        overviews=2 * 2048**2 * stored + 64 * 1024 * min(tiling.shard, max(rows, cols)) * scale + (96 << 20),
+        overviews=_end(rasters, (rows * scale, cols * scale), (height * scale, width * scale)) + (96 << 20),
     )
+
+
+def _end(rasters: list[OutputSpec], shape: tuple[int, int], shard: tuple[int, int]) -> int:
+    """Return what two threads hold at the end: building the pyramid, or sweeping for digest and COGs after it."""
+    from .sweep import square_side
+
+    layers = [o.band_count * np.dtype(o.stored_dtype).itemsize for o in rasters]
+    stored = sum(layers) + 1
+    square = math.prod(min(square_side(stored), length) for length in shape) * stored
+    # A square as read, decoded, encoded and on its way to the scratch file; a shard, its source and its encoding.
+    level = math.prod(min(side, -(-length // 2)) for side, length in zip(shard, shape, strict=True))
+    return 2 * max(4 * square, 3 * level * max(layers, default=1))
 
 
 def available_memory() -> int:

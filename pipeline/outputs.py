@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,12 +28,14 @@ from tilewright.catalogs.outputs import (
     ProjInfo,
 )
 from tilewright.catalogs.publish import publish as publish_item
+from tilewright.errors import StoreError
 
-from .cog import class_colours, write_cog
-from .digest import result_digest
+from .cog import CogWriter, class_colours, remove_scratch
+from .digest import Leaves
 from .handles import is_local
 from .quicklook import quicklook
 from .report import versions
+from .sweep import Consumer, Piece, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,19 +79,32 @@ class Published:
 
 
 def publish(job: Job, request: Request, store: ResultStore, started: datetime, step: Step) -> Published:
-    """Build the pyramid and write COGs, quicklook and Item beside it; repeating it after a crash is harmless."""
+    """Build the pyramid and write COGs, quicklook and Item beside it; repeating it after a crash is harmless.
+
+    One sweep over level 0 gives the digest, the tiles of all COGs, and the comparison of the Zarr's pyramid with
+    its own pixels. Without a Zarr to keep, no pyramid is built but what the quicklook needs.
+    """
     out = request.out
+    remove_scratch(out)  # of a process that was killed: the folder is held against all others
     cogs = [] if request.only == "zarr" else list(job.kernel.spec.outputs)
     steps = len(cogs) + 4
-    step("pyramid", 0, steps)
-    store.finish()
-    step("digest", 1, steps)
-    digest = result_digest(store)
     files: dict[str, str] = {}
-    for i, name in enumerate(cogs):
-        step(f"COG of {name}", 2 + i, steps)
-        write_cog(store, name, out / f"{name}.tif")
-        files[name] = f"{name}.tif"
+    leaves = Leaves()
+    step("pyramid", 0, steps)
+    if request.only == "cog":
+        pyramid: Consumer = _coarse(store)
+    else:
+        store.finish()
+        pyramid = partial(_compare, store)
+    step("digest", 1, steps)
+    with ExitStack() as stack:
+        writers = {n: stack.enter_context(CogWriter(store, n, out / f"{n}.tif")) for n in cogs}
+        sweep(store, store.names, (leaves, pyramid, *writers.values()))
+        for i, (name, writer) in enumerate(writers.items()):
+            step(f"COG of {name}", 2 + i, steps)
+            writer.finish()
+            files[name] = f"{name}.tif"
+    digest = leaves.root()
     step("quicklook", steps - 2, steps)
     quicklook(store, out / "quicklook.png", request.title)
     files["quicklook"] = "quicklook.png"
@@ -100,6 +117,26 @@ def publish(job: Job, request: Request, store: ResultStore, started: datetime, s
     write_item(job, request, list(_assets(job, files, request.remote)), digest, started)
     files["item"] = "item.json"
     return Published(files, digest)
+
+
+def _coarse(store: ResultStore) -> Consumer:
+    """Return what writes the small levels of a store that has no others."""
+    levels = store.make_coarse()
+
+    def write(piece: Piece) -> None:
+        if piece.level in levels:
+            store.write_coarse(piece.level, piece.window, piece.arrays)
+
+    return write
+
+
+def _compare(store: ResultStore, piece: Piece) -> None:
+    """Read a piece of the Zarr's pyramid back; raises `StoreError` where it is not what follows from level 0."""
+    for name, expected in piece.arrays.items() if piece.level else ():
+        found = store.read(name, piece.window, piece.level)
+        if not np.array_equal(found, expected, equal_nan=expected.dtype.kind == "f"):
+            told = f"the pyramid of {name} is damaged at level {piece.level}, {piece.window}"
+            raise StoreError(told, place=store.place, remedy="repeat the command: the end is made anew")
 
 
 def write_item(job: Job, request: Request, assets: list[OutputAsset], digest: str, started: datetime) -> None:

@@ -17,6 +17,8 @@ from .probes import batch_cost
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tilewright.kernels.contract import OutputSpec
+
 __all__ = ["Choice", "Plan", "compare_tiles", "make_plan"]
 
 MOST_SHARDS = 10_000
@@ -62,7 +64,7 @@ class Plan:
     bytes_written: int
     """Bytes of the outputs before compression, Zarr and COG, with their pyramids."""
     scratch_bytes: int
-    """Most bytes beside the outputs while COGs are written."""
+    """Most bytes beside the outputs while COGs are written: what their tiles take before compression."""
     memory: Memory
     """Projected peak, by cause."""
     memory_allowed: int
@@ -163,17 +165,17 @@ def make_plan(job: Job) -> Plan:
         passes=passes,
         bytes_read=int(read * (halo_share if shards > 1 else 1)) + (read if passes == 2 else 0),
         bytes_written=int(math.prod(shape) * (stored * 2 + 1) * 4 / 3),
-        scratch_bytes=int(
-            math.prod(shape)
-            * max([o.band_count * np.dtype(o.stored_dtype).itemsize for o in out], default=0)
-            * 4
-            / 3
-        ),
+        scratch_bytes=int(math.prod(shape) * _scratch_pixel_bytes(out) * 4 / 3),
         memory=projected_memory(job, forward, resident_bytes()),
         memory_allowed=job.settings.memory or resident_bytes() + available_memory(),
         seconds_forward=math.ceil(tiles / batch) * seconds,
         notes=job.notes,
     )
+
+
+def _scratch_pixel_bytes(rasters: list[OutputSpec]) -> int:
+    """Return bytes a pixel beside the outputs: the tiles of all COGs wait in scratch files, compressed at best."""
+    return sum(o.band_count * np.dtype(o.stored_dtype).itemsize for o in rasters)
 
 
 def compare_tiles(

@@ -19,6 +19,7 @@ import math
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,7 @@ import numpy as np
 from tilewright.errors import StoreError, nearest_name
 
 from . import zarrmeta
+from .ahead import map_ahead
 from .grid import COG_BLOCK, Grid, Shard, Window
 from .objects import fsync_path, is_remote, local_path, zarr_store
 from .overviews import average, level_count, level_shape, mode
@@ -48,6 +50,9 @@ REASON = "reason"
 
 INNER_CHUNK = 512
 """Wished side of the chunks inside a shard, the unit of reading: about what a viewer asks for at a time."""
+
+COARSE = 4096
+"""Pixels a side of the largest level that `ResultStore.make_coarse` lays out: more than any picture needs."""
 
 RESERVED = (REASON, "spatial_ref", "x", "y", "band")
 """Names of variables that an output cannot have."""
@@ -259,21 +264,35 @@ class ResultStore:
         with _said(f"reading {name}", self.place):
             return np.asarray(self._array(level, name)[..., slice(*_rows(window)), slice(*_cols(window))])
 
-    def finish(self) -> None:
-        """Build levels 1, 2, ... from the shards: mode for classes and ``reason``, average for the rest.
+    def pixel_bytes(self, name: str) -> int:
+        """Return the bytes that a pixel of a layer takes, all bands together."""
+        return self._bands(name) * self._dtype(name).itemsize
 
-        Each level comes from the one before it, a shard at a time in strips, so memory does not grow with the
-        raster: about one shard of the output plus ``4 * 1024 * shard`` pixels in float64. Repeating it gives
-        the same bits.
+    def halved(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
+        """Return a layer's pixels at the next level: mode for classes and ``reason``, average for the rest."""
+        classes = name == REASON or self.outputs[name].kind == "class"
+        return (mode if classes else average)(values, self._nodata(name))
+
+    def finish(self, *, threads: int = 2) -> None:
+        """Build levels 1, 2, ... from the shards (see `halved`).
+
+        Each level comes from the one before it, a shard a thread in strips, so memory does not grow with the
+        raster: for each thread about one shard of a layer, and what a strip of ``1024 * 2 * shard`` pixels and
+        its reduction take. Repeating it gives the same bits.
         """
         import zarr
 
         extra = {key: value for key, value in self.attrs.items() if not key.startswith("tilewright:")}
-        for level in range(1, self.levels):
-            self._make_level(level)
-            for shard in self.shards(level):
-                for name in self.names:
-                    self._put(level, name, shard.window, self._reduced(name, level, shard.window), shard.name)
+
+        def build(place: tuple[int, str, Shard]) -> None:
+            level, name, shard = place
+            self._put(level, name, shard.window, self._reduced(name, level, shard.window), shard.name)
+
+        with ThreadPoolExecutor(threads, thread_name_prefix="tilewright-pyramid") as pool:
+            for level in range(1, self.levels):
+                self._make_level(level)
+                for _ in map_ahead(pool, build, self._layers_of(level), 2 * threads):
+                    pass
         with _said("writing the layout", self.place):
             root = zarr.open_group(self._backend(), mode="r+")
             keep = {key: value for key, value in self.attrs.items() if key.startswith("tilewright:")}
@@ -281,6 +300,26 @@ class ResultStore:
                 self.grid, dict(self.outputs), self.levels, self.shard, complete=False, extra=extra
             )
             root.attrs.update({**keep, **layout})
+
+    def _layers_of(self, level: int) -> Iterator[tuple[int, str, Shard]]:
+        for shard in self.shards(level):
+            for name in self.names:
+                yield level, name, shard
+
+    def make_coarse(self, most: int = COARSE) -> list[int]:
+        """Lay out only the levels with at most ``most`` px a side, to be filled by `write_coarse`; return them.
+
+        For a store that is thrown away after its COGs are written: a picture of it needs no more.
+        """
+        levels = [level for level in range(1, self.levels) if max(self.shape(level)) <= most]
+        for level in levels:
+            self._make_level(level, shard=INNER_CHUNK)
+        return levels
+
+    def write_coarse(self, level: int, window: Window, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write whole 512 px squares of a level of `make_coarse`."""
+        for name, values in arrays.items():
+            self._put(level, name, window, values, f"level {level}")
 
     def publish(self, attrs: Mapping[str, Any] | None = None) -> Self:
         """Make the result visible under its own name and mark it complete; returns the store at its place.
@@ -379,17 +418,17 @@ class ResultStore:
 
     def _reduced(self, name: str, level: int, window: Window) -> NDArray[Any]:
         """Return the pixels of ``window`` of a level, from the level before it, strip by strip."""
-        classes = name == REASON or self.outputs[name].kind == "class"
-        rule = mode if classes else average
         rows, cols = self.shape(level - 1)
-        strips = []
+        bands = () if self._bands(name) == 1 else (self._bands(name),)
+        result = np.empty((*bands, *window.shape), dtype=self._dtype(name))
         for row in range(window.row0, window.row1, INNER_CHUNK):
             end = min(row + INNER_CHUNK, window.row1)
             source = Window(2 * row, min(2 * end, rows), 2 * window.col0, min(2 * window.col1, cols))
-            strips.append(rule(self.read(name, source, level - 1), self._nodata(name)))
-        return np.concatenate(strips, axis=-2)
+            strip = self.halved(name, self.read(name, source, level - 1))
+            result[..., row - window.row0 : end - window.row0, :] = strip
+        return result
 
-    def _make_level(self, level: int) -> None:
+    def _make_level(self, level: int, shard: int | None = None) -> None:
         """Create a level's group with its coordinates and its empty arrays."""
         import zarr
 
@@ -408,14 +447,16 @@ class ResultStore:
             if dim not in group:
                 _put_small(group, dim, labels, (dim,), {"long_name": f"bands of {name}"})
         for name, spec in self.outputs.items():
-            self._make_array(
-                group, level, name, zarrmeta.fill_value(spec), zarrmeta.variable_attributes(spec)
-            )
-        self._make_array(group, level, REASON, np.uint8(Reason.OUTSIDE), zarrmeta.reason_attributes())
+            fill, attributes = zarrmeta.fill_value(spec), zarrmeta.variable_attributes(spec)
+            self._make_array(group, level, name, fill, attributes, shard or self.shard)
+        fill, attributes = np.uint8(Reason.OUTSIDE), zarrmeta.reason_attributes()
+        self._make_array(group, level, REASON, fill, attributes, shard or self.shard)
 
-    def _make_array(self, group: zarr.Group, level: int, name: str, fill: Any, attributes: Any) -> None:
-        bands, chunk = self._bands(name), inner_chunk(self.shard)
-        shape, shards, chunks = self.shape(level), (self.shard, self.shard), (chunk, chunk)
+    def _make_array(
+        self, group: zarr.Group, level: int, name: str, fill: Any, attributes: Any, shard: int
+    ) -> None:
+        bands, chunk = self._bands(name), inner_chunk(shard)
+        shape, shards, chunks = self.shape(level), (shard, shard), (chunk, chunk)
         dims: tuple[str, ...] = ("y", "x")
         if bands > 1:
             axis = next(dim for owner, dim, _ in self._band_axes() if owner == name)

@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,10 +18,17 @@ from rio_cogeo.cogeo import cog_validate
 
 from tilewright.errors import StoreError
 from tilewright.kernels.contract import OutputSpec
-from tilewright.pipeline.cog import class_colours, cog_scratch_bytes, write_cog
+from tilewright.pipeline.cog import (
+    CogWriter,
+    class_colours,
+    cog_scratch_bytes,
+    remove_scratch,
+    write_cog,
+)
 from tilewright.pipeline.grid import Grid, Window
 from tilewright.pipeline.source import Reason
 from tilewright.pipeline.store import ResultStore
+from tilewright.pipeline.sweep import Piece, sweep
 
 OUTPUTS = {
     "change": OutputSpec(kind="score", threshold=0.4),
@@ -122,35 +130,63 @@ def test_small_and_odd_rasters(tmp_path, shape):
 
 def test_scratch_is_below_what_is_stated(store, tmp_path, monkeypatch):
     """Random floats do not compress: close to the bound, and below it."""
-    from tilewright.pipeline import cog
-
     seen = []
-    validate = cog._validate
+    replace = Path.replace
 
-    def measured(path, *args):
-        seen.append(sum(p.stat().st_size for p in path.parent.rglob("*") if p.is_file()))
-        validate(path, *args)
+    def measured(path, target):
+        seen.append(path.stat().st_size)
+        return replace(path, target)
 
-    monkeypatch.setattr(cog, "_validate", measured)
+    monkeypatch.setattr(Path, "replace", measured)
     for name, spec in OUTPUTS.items():
-        write_cog(store, name, tmp_path / f"{name}.tif")
-        assert seen.pop() < cog_scratch_bytes(store.grid.shape, spec.stored_dtype, spec.band_count)
+        with CogWriter(store, name, tmp_path / f"{name}.tif") as writer:
+            sweep(store, (name,), (writer,))
+            spooled = sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file() and p.name == "tiles")
+            writer.finish()
+        assert (
+            0 < spooled + seen.pop() < cog_scratch_bytes(store.grid.shape, spec.stored_dtype, spec.band_count)
+        )
 
 
-def test_a_file_that_differs_from_the_store_is_refused(store, tmp_path):
-    from tilewright.pipeline.cog import _validate
+def test_a_file_that_does_not_give_the_pixels_back_is_refused(store, tmp_path, monkeypatch):
+    """Another level's pixels, a byte of a tile turned in the scratch file, or in the finished one."""
+    target = tmp_path / "change.tif"
 
-    path = write_cog(build(tmp_path, 320, seed=1), "change", tmp_path / "change.tif")
-    with pytest.raises(StoreError, match="differs from the Zarr at level 0"):
-        _validate(path, store, "change", "here")
-    plain = tmp_path / "plain.tif"
-    with rasterio.open(path) as dataset:
-        profile = {**dataset.profile, "tiled": False}
-        profile.pop("blockxsize"), profile.pop("blockysize")
-        with rasterio.open(plain, "w", **profile) as target:
-            target.write(dataset.read())
-    with pytest.raises(StoreError, match="no valid COG"):
-        _validate(plain, store, "change", "here")
+    def other_pixels(piece):
+        arrays = {"change": piece.arrays["change"] + np.float32(piece.level == 1)}
+        return Piece(piece.level, piece.window, arrays)
+
+    with CogWriter(store, "change", target) as writer:
+        sweep(store, ("change",), (lambda piece: writer(other_pixels(piece)),))
+        writer.levels[1].pixels_crc[0, 1] ^= 1
+        with pytest.raises(StoreError, match="differs from the result at level 1, tile 0, 1"):
+            writer.finish()
+    with CogWriter(store, "change", target) as writer:
+        sweep(store, ("change",), (writer,))
+        with writer._spool.path.open("r+b") as file:
+            file.seek(5000)
+            byte = file.read(1)
+            file.seek(5000)
+            file.write(bytes([byte[0] ^ 1]))
+        with pytest.raises(StoreError, match="does not hold what was written to it"):
+            writer.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_that_missed_a_square_gives_no_file(store, tmp_path):
+    with CogWriter(store, "label", tmp_path / "label.tif") as writer:
+        sweep(store, ("label",), (lambda piece: piece.level != 1 and writer(piece),))
+        with pytest.raises(StoreError, match="level 1 lacks 2 tiles"):
+            writer.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unfinished_files_of_a_dead_process_are_removed(tmp_path):
+    (tmp_path / ".tilewright-scratch-abc").mkdir()
+    (tmp_path / ".tilewright-scratch-abc" / "tiles").write_bytes(b"1")
+    (tmp_path / ".somebody-else").mkdir()
+    remove_scratch(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [".somebody-else"]
 
 
 def test_a_full_disk_leaves_nothing_behind_and_the_older_file_in_place(store, tmp_path):

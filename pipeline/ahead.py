@@ -1,0 +1,30 @@
+"""Work in threads with a bound on how much of it waits."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+__all__ = ["map_ahead"]
+
+
+def map_ahead[T, R](
+    pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], ahead: int
+) -> Iterator[R]:
+    """Yield ``work(item)`` in the order of ``items``, with at most ``ahead`` of them submitted.
+
+    ``Executor.map`` submits all at once: of a large raster there are 10,000, and their results would wait in
+    memory. What ``work`` raises comes out here, and what had not begun by then is not begun.
+    """
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
