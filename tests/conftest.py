@@ -52,5 +52,7 @@ def _memory_is_as_projected(request: pytest.FixtureRequest) -> Iterator[None]:
         for path in folder.rglob("report.json"):
             said = json.loads(path.read_text())
             if {"peak_rss_bytes", "projected_memory_bytes"} <= said.keys():
-                broken += _over(f"{said['title']} ({path})", said["peak_rss_bytes"], said["projected_memory_bytes"])
+                broken += _over(
+                    f"{said['title']} ({path})", said["peak_rss_bytes"], said["projected_memory_bytes"]
+                )
     assert not broken, broken

@@ -261,7 +261,11 @@ def test_apply(mine, tmp_path):
     with rasterio.open(out / "o.tif") as dataset:
         np.testing.assert_array_equal(dataset.read(1).ravel(), 2 * np.arange(64 * 64, 2 * 64 * 64))
     report = json.loads((out / "report.json").read_text())
-    assert report["extra"] == {"inputs": [[str(image)]], "bands": ["2"]}
+    assert report["extra"] == {
+        "inputs": [[str(image)]],
+        "bands": ["2"],
+        "kernel": {"name": f"{mine}:twice", "weights": None, "options": {}},
+    }
     assert report["threads"] == 1
 
 

@@ -228,9 +228,7 @@ def test_a_run_of_a_recipe_is_made_again_from_its_snapshot(tmp_path: Path) -> No
     assert (found["equal"], found["recomputed"], found["changed"]) == (True, True, [])
 
 
-def test_statistics_and_a_kernel_as_an_object(
-    mine: Path, image: Path, tmp_path: Path
-) -> None:
+def test_statistics_and_a_kernel_as_an_object(mine: Path, image: Path, tmp_path: Path) -> None:
     twin = write_tif(tmp_path / "twin.tif", np.random.default_rng(6).random((1, 100, 120), dtype="float32"))
     out = tmp_path / "mad"
     assert command("apply", "ir-mad", image, twin, "--out", out, *SIZES).status == 0
