@@ -1,7 +1,8 @@
 """A run that is killed at random moments, and what it ends with: the same bits, and no shard computed twice.
 
 ``tilewright apply`` runs the U-Net of `benchmarks.network` in a process of its own and gets SIGKILL, it and all its
-children, at a random moment from half-way through its start to some shards later; the same command is then repeated.
+children, at a random moment: one in four of them in its start, the others after its first new shard, among the next
+ones or while the result is published. The same command is then repeated.
 Where a run comes to its end before all kills are spent, a new one begins in a new folder. Checked at every end, against
 a run that nobody disturbed:
 
@@ -37,8 +38,11 @@ __all__ = ["BENCHMARK"]
 TILE, SHARD = 512, 400
 
 
-def start(raster: Path, out: Path, stitch: str, kill_after: float | None) -> dict[str, Any]:
-    """Run the command, or kill it after some seconds; return wall, first shard's second and whether it was killed."""
+def start(raster: Path, out: Path, stitch: str, kill: tuple[str, float] | None = None) -> dict[str, Any]:
+    """Run the command, or kill it; return wall, the first shard's second and whether it was killed.
+
+    ``kill`` is ``("start", s)``, s seconds after it began, or ``("work", s)``, s seconds after its first new shard.
+    """
     options = [
         "--tile",
         str(TILE),
@@ -67,7 +71,8 @@ def start(raster: Path, out: Path, stitch: str, kill_after: float | None) -> dic
             sleep(0.02)
             if first is None and len(shard_lines(out)) > before:
                 first = perf_counter() - began
-            if kill_after is not None and perf_counter() - began >= kill_after:
+            since = began if kill and kill[0] == "start" else None if first is None else began + first
+            if kill and since is not None and perf_counter() - since >= kill[1]:
                 os.killpg(process.pid, signal.SIGKILL)
                 killed = process.wait() == -signal.SIGKILL
                 break
@@ -99,7 +104,7 @@ def outcome(out: Path) -> dict[str, Any]:
 def disturbed(bench: Bench, raster: Path, stitch: str, calm: dict[str, Any], kills: int) -> dict[str, Any]:
     """Run until ``kills`` kills are spent and the last run has come to its end."""
     chance = random.Random(kills)
-    span = max(1.0, 4 * (calm["wall"] - calm["first"]) / kills)
+    span = max(1.0, 3 * (calm["wall"] - calm["first"]) / kills)
     found: dict[str, Any] = {
         "runs": [],
         "kills": 0,
@@ -113,8 +118,7 @@ def disturbed(bench: Bench, raster: Path, stitch: str, calm: dict[str, Any], kil
         shutil.rmtree(out, ignore_errors=True)
         walls, known = [], []
         while True:
-            moment = chance.uniform(0.5 * calm["first"], calm["first"] + span)
-            this = start(raster, out, stitch, moment if found["kills"] < kills else None)
+            this = start(raster, out, stitch, moment(chance, calm, span) if found["kills"] < kills else None)
             walls.append(this["wall"])
             lines = whole_lines(out)
             found["rewritten"] += lines[: len(known)] != known
@@ -136,11 +140,18 @@ def disturbed(bench: Bench, raster: Path, stitch: str, calm: dict[str, Any], kil
     return found
 
 
+def moment(chance: random.Random, calm: dict[str, Any], span: float) -> tuple[str, float]:
+    """Return a random moment: one in four falls into the start, the others among the shards and the publishing."""
+    if chance.random() < 0.25:
+        return "start", chance.uniform(0.2 * calm["first"], calm["first"])
+    return "work", chance.uniform(0, span)
+
+
 def one(bench: Bench, raster: Path, stitch: str) -> dict[str, Any]:
     """Return the row of one way of stitching."""
     out = bench.folder / f"calm-{stitch}"
-    start(raster, bench.folder / f"warm-{stitch}", stitch, None)  # the probe of the forward is remembered now
-    calm = start(raster, out, stitch, None)
+    start(raster, bench.folder / f"warm-{stitch}", stitch)  # the probe of the forward is remembered now
+    calm = start(raster, out, stitch)
     calm |= {**outcome(out), "shards": len(shard_lines(out))}
     bench.say(f"{stitch}: undisturbed {calm['wall']:.1f} s, first shard after {calm['first']:.1f} s")
     found = disturbed(bench, raster, stitch, calm, bench.parameters["kills"])
@@ -237,12 +248,13 @@ BENCHMARK = Benchmark(
     name="resume",
     title="Resume: killed at random moments",
     about="""
-`tilewright apply` with the U-Net, tile 512, shard 400, gets SIGKILL at random moments between the middle of its start
-and some shards later, and the same command is repeated until the kills are spent and the run is at its end. Its pixels
-and files are compared with those of an undisturbed run; its ledger is read after every kill. The overhead is the wall
-of all starts over that of undisturbed runs: the start of Python with torch, and the shards that were under way.
+`tilewright apply` with the U-Net, tile 512, shard 400, gets SIGKILL at random moments, a quarter of them in its
+start, the others among the shards that follow or while it publishes, and the same command is repeated until the kills
+are spent and the run is at its end. Its pixels and files are compared with those of an undisturbed run; its ledger is
+read after every kill. The overhead is the wall of all starts over that of undisturbed runs: the start of Python with
+torch, and the shards that were under way.
 """,
-    small={"side": 1536, "kills": 5},
+    small={"side": 1200, "kills": 5},
     full={"side": 4096, "kills": 25},
     measure=measure,
     table=table,
