@@ -381,7 +381,9 @@ class _Proof:
         """Return this thread's own handle of a level."""
         import rasterio
 
-        handles: dict[int, Any] = self._open.__dict__
+        if not hasattr(self._open, "handles"):
+            self._open.handles = {}
+        handles: dict[int, Any] = self._open.handles
         if level not in handles:
             more = {"overview_level": level - 1} if level else {}
             handles[level] = rasterio.open(self.path, **more)
