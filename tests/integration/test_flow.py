@@ -84,6 +84,20 @@ def task_names(reports_of: str) -> list[str]:
         return [one.name for one in client.read_task_runs(flow_run_filter=chosen)]
 
 
+def shown_progress() -> list[float]:
+    """Percentages of the progress artifacts of the newest flow run, a part each."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterType
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    with get_client(sync_client=True) as client:
+        (newest,) = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
+        chosen = ArtifactFilter(
+            flow_run_id=ArtifactFilterFlowRunId(any_=[newest.id]), type=ArtifactFilterType(any_=["progress"])
+        )
+        return [float(one.data) for one in client.read_artifacts(artifact_filter=chosen)]
+
+
 def same_results(ours: list[Report], theirs: list[Report], a: Path, b: Path) -> None:
     assert [r.digest for r in ours] == [r.digest for r in theirs]
     assert files(a) == files(b)
@@ -106,6 +120,8 @@ def test_the_flow_gives_the_bits_of_run(tmp_path: Path) -> None:
     groups = [name for name in names if name.startswith("compute")]
     assert plain[0].shards > GROUPS >= len(groups) > 4
     assert len(names) == len(groups) + 4
+    (share,) = shown_progress()
+    assert share == pytest.approx(80)  # of the steps of the end, when the last began
     again = run_region(LANDSAT, region=SMALL, out=tmp_path / "flow", wishes=wishes)
     assert again[0].digest == plain[0].digest
     assert not [name for name in task_names("Completed") if name.startswith("compute")]

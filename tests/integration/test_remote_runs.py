@@ -13,6 +13,7 @@ import pytest
 import rasterio
 from rasterio.transform import Affine
 
+import tilewright
 from tilewright.api import apply
 from tilewright.errors import InputError, ReadError, ResumeError, StoreError
 from tilewright.flows.runs import run
@@ -233,3 +234,21 @@ def test_a_store_that_refuses_is_one_clear_error(scene: Path, s3_environment: S3
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(StoreError, match="check the address, the keys and the endpoint"):
         apply(contrast, [scene], out=f"{s3_environment.url}/out/refused", **WISHES)
+
+
+@pytest.mark.parametrize("only", ["zarr", "cog"])
+def test_verify_and_diff_of_a_result_in_an_object_store(
+    scene: Path, tmp_path: Path, s3_environment: S3, monkeypatch: pytest.MonkeyPatch, only: Any
+) -> None:
+    """On another machine: there is no work folder, and the small files are fetched."""
+    url = f"{s3_environment.url}/proof-{only}"
+    local = apply(contrast, [scene], out=tmp_path / "local", only=only, **WISHES)
+    assert apply(contrast, [scene], out=url, only=only, **WISHES).digest == local.digest
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other machine"))
+    found = tilewright.verify(url, sample=3, kernel=contrast)
+    assert (found.exit_code, found.problem, len(found.checks)) == (0, None, 3)
+    assert {check.stored for check in found.checks} == {check.ledger for check in found.checks}
+    difference = tilewright.diff(tmp_path / "local", url)
+    assert difference.equal
+    assert difference.same_fingerprint
+    assert difference.outputs[0].pixels == SHAPE[0] * SHAPE[1]
