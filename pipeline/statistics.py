@@ -12,6 +12,7 @@ import numpy as np
 
 from tilewright.errors import InputError, KernelError
 
+from .grid import Window
 from .source import Reason
 from .stream import ahead
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .grid import Shard, Window
+    from .grid import Shard
     from .job import Job
     from .source import Block
 
@@ -33,6 +34,8 @@ __all__ = [
     "sample_block",
 ]
 
+_STRIP = 16
+_ANY = (1 << 64) - 1
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -46,18 +49,44 @@ def hash_positions(window: Window) -> NDArray[np.uint64]:
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Splitmix64's finaliser (Steele, Lea and Flood 2014)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    """Splitmix64's finaliser (Steele, Lea and Flood 2014), in place."""
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
+
+
+def _smallest(
+    window: Window, ok: NDArray[np.bool_], size: int, bound: int
+) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Return flat positions and hashes of the ``size`` pixels of smallest hash where ``ok``, all below ``bound``.
+
+    Strip by strip, so that hashes stay in the processor's cache; with a bound 4 Mpx take 0.1 s instead of 0.4.
+    """
+    places, hashes = [], []
+    for row in range(0, window.height, _STRIP):
+        part = ok[row : row + _STRIP]
+        strip = Window(window.row0 + row, window.row0 + row + len(part), window.col0, window.col1)
+        found = hash_positions(strip)
+        low = np.flatnonzero(part & (found <= np.uint64(bound)))
+        places.append(low + row * window.width)
+        hashes.append(found.ravel()[low])
+    flat, chosen = np.concatenate(places), np.concatenate(hashes)
+    if len(flat) > size:
+        keep = np.argpartition(chosen, size)[:size]
+        flat, chosen = flat[keep], chosen[keep]
+    order = np.argsort(chosen, kind="stable")
+    return flat[order], chosen[order]
 
 
 type Sampled = tuple[NDArray[np.uint64], dict[str, NDArray[np.float64]]]
 """Hashes ``[n]`` in rising order, and input name -> values ``[n, T, C]``."""
 
 
-def sample_block(job: Job, shard: Shard, block: Block, size: int) -> Sampled:
-    """Return the sample of one shard: its ``size`` valid pixels of smallest hash.
+def sample_block(job: Job, shard: Shard, block: Block, size: int, bound: int = _ANY) -> Sampled:
+    """Return the sample of one shard: its ``size`` valid pixels of smallest hash, none of them above ``bound``.
 
     A pixel counts where all dates of all inputs are valid and it lies in the region.
     """
@@ -65,13 +94,7 @@ def sample_block(job: Job, shard: Shard, block: Block, size: int) -> Sampled:
     ok = job.grid.inside(shard.window)
     for binding in job.bindings.values():
         ok = ok & (block.reason[binding.layer][..., *at] == Reason.VALID).all(axis=(0, 1))
-    flat = np.flatnonzero(ok)
-    hashes = hash_positions(shard.window).ravel()[flat]
-    if len(flat) > size:
-        keep = np.argpartition(hashes, size)[:size]
-        flat, hashes = flat[keep], hashes[keep]
-    order = np.argsort(hashes, kind="stable")
-    flat, hashes = flat[order], hashes[order]
+    flat, hashes = _smallest(shard.window, ok, size, bound)
     rows, cols = np.divmod(flat, shard.window.width)
     values = {}
     for name, binding in job.bindings.items():
@@ -100,7 +123,8 @@ def gather_statistics(job: Job) -> dict[str, Any]:
     sample: Sampled | None = None
     shards = [s for s in job.tiling.shards(job.grid.shape) if job.grid.inside(s.window).any()]
     for shard, block in ahead(((s, job.source.read(s.window)) for s in shards), "read"):
-        part = sample_block(job, shard, block, spec.sample)
+        full = sample is not None and len(sample[0]) == spec.sample
+        part = sample_block(job, shard, block, spec.sample, int(sample[0][-1]) if full and sample else _ANY)
         sample = part if sample is None else merge_samples([sample, part], spec.sample)
         del block
     if sample is None or not len(sample[0]):
