@@ -43,6 +43,8 @@ TIMES_LONGEST = 10
 """A worker hangs after this many times the longest that a shard took."""
 GIVEN_UP = 3
 """Workers that may hang in the same group, before the group is blamed."""
+LOADING_S = 300.0
+"""Seconds that a worker may take to import the libraries and load the kernel."""
 LOOK_S = 1.0
 """Seconds between two looks at the workers."""
 
@@ -62,6 +64,8 @@ class _Running:
     """When it was begun or last finished a shard, by our clock; while it waits, when it was submitted."""
     worker: str | None = None
     attempt: str | None = None
+    ready: bool = False
+    """True once the worker has the kernel."""
 
 
 @dataclass(slots=True)
@@ -299,6 +303,7 @@ class _Round:
             if state.attempt not in (None, told["attempt"]):
                 self.owner.repeated += 1
             state.sign, state.worker, state.attempt = now, told["worker"], told["attempt"]
+            state.ready = told["ready"]
         self._write_down(told["attempt"], shards)
 
     def _write_down(self, attempt: str, shards: dict[str, Any]) -> None:
@@ -353,7 +358,8 @@ class _Round:
         elif now - self.deserted > connection.cluster.wait:
             raise connection.no_workers()
         for name, state in self.running.items():
-            if state.worker in here and now - state.sign > self.owner.patience:
+            patience = self.owner.patience if state.ready else max(LOADING_S, self.owner.patience)
+            if state.worker in here and now - state.sign > patience:
                 self._give_up(self.planned[name], state)
 
     def _give_up(self, planned: _Planned, state: _Running) -> None:

@@ -143,13 +143,14 @@ def compute_group(token: str, group: Group) -> GroupDone:
     started, worker = perf_counter(), get_worker()
     attempt = uuid.uuid4().hex[:12]
 
-    def tell(shards: Mapping[str, Any]) -> None:
-        message = {"group": group.name, "attempt": attempt, "worker": worker.address}
+    def tell(shards: Mapping[str, Any], *, ready: bool = True) -> None:
+        message = {"group": group.name, "attempt": attempt, "worker": worker.address, "ready": ready}
         worker.log_event(f"tilewright-{token}", message | {"shards": json.dumps(shards, default=str)})
 
     with _ONE_GROUP, _bounded() as memory:
-        tell({})
+        tell({}, ready=False)
         loaded, work = _loaded(token, worker.address)
+        tell({})
         job = work.job
         shards = [job.tiling.shard_at(i, j, job.grid.shape) for i, j in group.shards]
         engine = work.engine(job, shards, group.elsewhere)
