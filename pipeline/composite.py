@@ -120,15 +120,22 @@ def first_valid(
 
     ``scenes`` is True where the planes are the scenes of one date: then reasons go by `merge_scenes`.
     """
-    out, total = _nothing(shape, dtype)
-    seen = False
+    out: NDArray[Any] | None = None
+    total: NDArray[np.uint8] | None = None
+    own = False
     for values, codes in planes:
-        take = (codes == Reason.VALID) & (total != Reason.VALID)
-        np.copyto(out, values, where=take[None], casting="same_kind")
-        total = merge_scenes(total, codes) if scenes else merge_reasons(total if seen else None, codes)
-        seen = True
+        if out is None or total is None:  # the first one is taken as it is: its invalid pixels are NaN
+            out, total = values.astype(dtype, copy=False), codes
+        else:
+            if not own:  # what a plane's maker gave is not written to
+                out, own = out.copy(), True
+            take = (codes == Reason.VALID) & (total != Reason.VALID)
+            np.copyto(out, values, where=take[None], casting="same_kind")
+            total = merge_scenes(total, codes) if scenes else merge_reasons(total, codes)
         if not total.any():
             break
+    if out is None or total is None:
+        return _nothing(shape, dtype)
     return out, total
 
 

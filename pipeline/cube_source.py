@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,7 +17,8 @@ from .failures import Failure
 from .grid import Grid, Window
 from .groups import GroupBy, ItemGroup, group_items
 from .harmonise import ItemPlan, describe_plan, item_reason, plan_item, read_item
-from .readers import CACHE_BYTES, RESAMPLINGS, BandReader, make_reader
+from .readers import CACHE_BYTES, RESAMPLINGS, BandReader, make_reader, tallied
+from .reading import AHEAD_BYTES, concurrently, planes_ahead, strips_bytes
 from .source import Block, Layer, Reason
 from .warp import BLOCK
 
@@ -164,6 +165,11 @@ class CubeSource:
         """What reads the files."""
         return self._reader
 
+    @cached_property
+    def _hrefs(self) -> tuple[str, ...]:
+        plans = (plan for period in self._periods for date in period for plan in date.items)
+        return tuple({file.href for plan in plans for file in plan.files})
+
     def read_item(self, plan: ItemPlan, window: Window) -> Plane:
         """Return what one Item has over ``window``, before any mosaic; see `harmonise.read_item`."""
         return read_item(plan, self._reader, window, self._resampling, self._dtype)
@@ -175,17 +181,28 @@ class CubeSource:
 
     @property
     def scratch_bytes(self) -> int:
-        """Most bytes that reading takes besides the pixels it returns: warped blocks and a composite's dates."""
+        """Most bytes that reading takes besides the pixels it returns.
+
+        Warped blocks, a composite's dates, dates that wait for those before them, and the strips of all threads.
+        """
         stack = 2 * _STACK_BYTES if self._composite is not None and self._composite.keeps_dates else 0
-        return self._reader.cache.limit + stack
+        return self._reader.cache.limit + stack + AHEAD_BYTES + strips_bytes(self._hrefs)
 
     def read(self, window: Window) -> Block:
         """Return all periods over ``window``; raises `ReadError` unless told to go on."""
-        before = self._reader.bytes_read
-        parts = [self.read_period(t, window) for t in range(len(self._periods))]
-        data = np.stack([values for values, _ in parts])
-        reason = np.stack([codes for _, codes in parts])[:, None]
-        return Block(window, {self._name: data}, {self._name: reason}, self._reader.bytes_read - before)
+        periods = range(len(self._periods))
+        data = np.empty((len(periods), len(self._bands), *window.shape), self._dtype)
+        reason = np.empty((len(periods), 1, *window.shape), np.uint8)
+        size = window.size * len(self._bands) * data.itemsize
+
+        def read_into(t: int) -> None:
+            data[t], reason[t, 0] = self.read_period(t, window)
+
+        with tallied() as tally:
+            reads = [partial(read_into, t) for t in periods]
+            for _ in concurrently(self._hrefs, reads, ahead=planes_ahead(size)):
+                pass
+        return Block(window, {self._name: data}, {self._name: reason}, tally.bytes)
 
     def read_period(self, index: int, window: Window) -> Plane:
         """Return ``([C, rows, columns], reason [rows, columns])`` of one period; values are NaN where invalid."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from tilewright.errors import InputError
 
 from .outlines import touches
 from .readers import BandFile, BandReader
+from .reading import concurrently
 from .source import Reason
 from .warp import centres_inside, transformer
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
+    from tilewright.catalogs.offsets import ScaleOffset
     from tilewright.catalogs.sensors import MaskKind
     from tilewright.catalogs.sources import BandSource
 
@@ -190,6 +193,7 @@ def read_item(
 
     Values are ``DN * scale + offset`` in the band's units, computed in double precision and stored as
     ``dtype``; NaN where the reason is not VALID. A pixel is valid where all bands are and the mask allows it.
+    The files are read beside each other, once the mask has left anything to read.
     """
     covered = reader.placement(plan.files[0]).covers(window)
     codes = np.where(covered, np.uint8(Reason.VALID), np.uint8(Reason.NO_SCENE))
@@ -200,13 +204,37 @@ def read_item(
         _apply_mask(plan.mask, reader, window, codes)
     if not (codes == Reason.VALID).any():
         return out, codes
-    for c, (file, source) in enumerate(zip(plan.files, plan.sources, strict=True)):
-        pixels = reader.read(file, window, resampling[source.band])
-        codes[np.isnan(pixels) & (codes == Reason.VALID)] = Reason.NODATA
-        by = source.calibration
-        out[c] = pixels if by.identity else pixels.astype(np.float64) * by.scale + by.offset
-    out[:, codes != Reason.VALID] = np.nan
+    by_file: dict[str, list[int]] = {}
+    for c, file in enumerate(plan.files):
+        by_file.setdefault(file.href, []).append(c)
+
+    def read_file(channels: Sequence[int]) -> None:  # bands of one file share its blocks: one thread for all
+        for c in channels:
+            source = plan.sources[c]
+            for part, pixels in reader.parts(plan.files[c], window, resampling[source.band]):
+                _calibrate(pixels, source.calibration, out[c][part.slices(window)])
+
+    for _ in concurrently(by_file, [partial(read_file, channels) for channels in by_file.values()]):
+        pass
+    missing = np.isnan(out[0])
+    for plane in out[1:]:
+        missing |= np.isnan(plane)
+    codes[missing & (codes == Reason.VALID)] = Reason.NODATA
+    np.copyto(out, np.nan, where=(codes != Reason.VALID)[None])
     return out, codes
+
+
+def _calibrate(pixels: NDArray[Any], by: ScaleOffset, out: NDArray[Any]) -> None:
+    """Write ``pixels`` in physical units into ``out``; in double precision, a few rows at a time."""
+    if by.identity:
+        out[...] = pixels
+        return
+    step = max(1, 32_768 // pixels.shape[1])
+    for row in range(0, pixels.shape[0], step):
+        part = pixels[row : row + step].astype(np.float64)
+        part *= by.scale
+        part += by.offset
+        out[row : row + step] = part
 
 
 def _apply_mask(rule: MaskRule, reader: BandReader, window: Window, codes: NDArray[np.uint8]) -> None:

@@ -96,7 +96,8 @@ def inspect_file(href: str, handles: Handles) -> FileInfo:
         raise InputError(what, place=place, remedy="name a raster file, a .zarr store or a URL")
 
     def header(opened_as: Any) -> FileInfo:
-        return _header(href, handles.get(href, opened_as=opened_as))
+        with handles.lend(href, opened_as=opened_as) as dataset:
+            return _header(href, dataset)
 
     try:
         return read_retrying(header, href, handles, place=place)

@@ -221,9 +221,9 @@ class RasterSource:
         masked = [band.index for _, band in places if band.masked]
 
         def once(opened_as: Any) -> tuple[NDArray[Any], NDArray[Any] | None]:
-            dataset = self._handles.get(file.href, opened_as=opened_as)
-            pixels = dataset.read(indexes, window=region)
-            return pixels, dataset.read_masks(masked, window=region) if masked else None
+            with self._handles.lend(file.href, opened_as=opened_as) as dataset:
+                pixels = dataset.read(indexes, window=region)
+                return pixels, dataset.read_masks(masked, window=region) if masked else None
 
         pixels, masks = read_retrying(
             once, file.href, self._handles, place=f"{plain_href(file.href)} {_text(window)}"

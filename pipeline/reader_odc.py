@@ -80,11 +80,10 @@ class ExactReader(RioReader):
             self._src.uri, self._src.band, nodata, override is not None, cfg.nearest, self._src.uri
         )
         handles = Handles()
-        try:
-            dataset = handles.get(self._src.uri)
-            return _warp(dataset, file, box, place(raster_geobox(dataset, file), Grid(box)), cfg.resampling)
-        finally:
-            handles.close()
+        with handles.lend(self._src.uri) as dataset:
+            pixels = _warp(dataset, file, box, place(raster_geobox(dataset, file), Grid(box)), cfg.resampling)
+        handles.close()
+        return pixels
 
 
 class OdcReader:

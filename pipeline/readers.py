@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -17,8 +21,9 @@ import numpy as np
 from tilewright.errors import InputError, ReadError, nearest_name
 
 from .grid import Grid, Window
-from .handles import Handles, plain_href, read_retrying
-from .warp import BlockCache, Placement, blocks_of, place
+from .handles import Handles, is_local, plain_href, read_retrying
+from .reading import strip_rows
+from .warp import BlockCache, Placement, blocks_of, place, source_window
 
 if TYPE_CHECKING:
     import rasterio
@@ -126,13 +131,25 @@ def masked_floats(dataset: rasterio.DatasetReader, file: BandFile, window: Windo
     values: NDArray[Any] = raw.astype(working_dtype(str(raw.dtype)))
     nodata = file_nodata(dataset, file)
     if nodata is not None and not math.isnan(nodata):
-        values[raw == nodata] = np.nan
+        np.copyto(values, np.nan, where=equal_to(raw, nodata))
     flags = dataset.mask_flag_enums[file.index - 1]
     if MaskFlags.alpha in flags or MaskFlags.per_dataset in flags:
-        values[dataset.read_masks(file.index, window=region) == 0] = np.nan
+        np.copyto(values, np.nan, where=dataset.read_masks(file.index, window=region) == 0)
     if raw.dtype.kind == "f":
-        values[np.isinf(values)] = np.nan
+        np.copyto(values, np.nan, where=np.isinf(values))
     return values
+
+
+def equal_to(raw: NDArray[Any], value: float) -> NDArray[np.bool_]:
+    """Return ``raw == value``; integers are compared as such, in a fifth of the time that floats take."""
+    if raw.dtype.kind in "iu" and math.isfinite(value):
+        limits = np.iinfo(raw.dtype)
+        if not float(value).is_integer() or not limits.min <= int(value) <= limits.max:
+            return np.zeros(raw.shape, bool)
+        if abs(value) < 2**53:
+            value = raw.dtype.type(int(value))
+    same: NDArray[np.bool_] = raw == value
+    return same
 
 
 def raster_geobox(dataset: rasterio.DatasetReader, file: BandFile) -> GeoBox:
@@ -156,6 +173,33 @@ def raster_geobox(dataset: rasterio.DatasetReader, file: BandFile) -> GeoBox:
     return GeoBox(dataset.shape, Affine(a * x, b * y, c, d * x, e * y, f), crs)
 
 
+class Tally:
+    """Bytes of decoded source pixels that were read, by all threads that read for one window."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        """Count more bytes."""
+        with self._lock:
+            self.bytes += count
+
+
+_tally: ContextVar[Tally | None] = ContextVar("tilewright_tally", default=None)
+
+
+@contextmanager
+def tallied() -> Iterator[Tally]:
+    """Count what is read inside the ``with``, also by the threads of `reading.concurrently`."""
+    tally = Tally()
+    token = _tally.set(tally)
+    try:
+        yield tally
+    finally:
+        _tally.reset(token)
+
+
 class BandReader:
     """Reads windows of a grid from band files. Threads may share it; it pickles without handles and blocks."""
 
@@ -168,19 +212,14 @@ class BandReader:
         self._signer = signer
         self._handles = Handles()
         self._placements: dict[tuple[str, int], Placement] = {}
+        self._block_rows: dict[tuple[str, int], int] = {}
         self._lock = threading.Lock()
-        self._counted = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"grid": self.grid, "reader": self.reader, "cache": self.cache.limit, "signer": self._signer}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
-
-    @property
-    def bytes_read(self) -> int:
-        """Bytes of decoded source pixels that the calling thread has read."""
-        return int(getattr(self._counted, "bytes", 0))
 
     def _signed_by(self, href: str) -> Signer:
         from tilewright.catalogs.signing import signer_for
@@ -189,7 +228,8 @@ class BandReader:
 
     def _with_dataset[T](self, file: BandFile, use: Callable[[rasterio.DatasetReader], T], what: str) -> T:
         def once(opened_as: Callable[[], str]) -> T:
-            return use(self._handles.get(file.href, opened_as=opened_as))
+            with self._handles.lend(file.href, opened_as=opened_as) as dataset:
+                return use(dataset)
 
         where = f"{file.place}, {plain_href(file.href)}{what}"
         return read_retrying(once, file.href, self._handles, place=where, signer=self._signed_by(file.href))
@@ -207,6 +247,7 @@ class BandReader:
     def _place(self, dataset: rasterio.DatasetReader, file: BandFile) -> Placement:
         if file.index > dataset.count:
             raise ReadError(f"band {file.index} is wanted of a file with {dataset.count}", place=file.place)
+        self._block_rows[file.href, file.index] = int(dataset.block_shapes[file.index - 1][0])
         return place(raster_geobox(dataset, file), self.grid)
 
     def read(self, file: BandFile, window: Window, resampling: str) -> NDArray[Any]:
@@ -214,44 +255,92 @@ class BandReader:
 
         Raises `ReadError` naming Item, band and file after the retries.
         """
+        out: NDArray[Any] | None = None
+        for part, pixels in self.parts(file, window, resampling):
+            if part == window:
+                return pixels
+            if out is None:
+                out = np.full(window.shape, np.nan, pixels.dtype)
+            out[part.slices(window)] = pixels
+        return np.full(window.shape, np.nan, np.float32) if out is None else out
+
+    def parts(self, file: BandFile, window: Window, resampling: str) -> Iterator[tuple[Window, NDArray[Any]]]:
+        """Yield `read`'s pixels part by part, so that no band is held twice; where no part is there is NaN.
+
+        Parts are not to be written to. They are rows of the file's blocks, or blocks of the lattice.
+        """
         at = self.placement(file)
         if not at.touches(window):
-            return np.full(window.shape, np.nan, np.float32)
+            return
         if at.shift is not None:
-            return self._plain(file, at.shift, at, window)
+            yield from self._plain(file, at.shift, at, window)
+            return
         method = "nearest" if file.categorical else resampling
-        out: NDArray[Any] | None = None
-        for block in blocks_of(window, at.block):
-            pixels = self._block(file, at, block, method)
-            if out is None:
-                out = np.empty(window.shape, pixels.dtype)
-            common = block.overlap(window)
-            assert common is not None
-            out[common.slices(window)] = pixels[common.slices(block)]
-        assert out is not None
-        return out
+        for row in _rows_of(blocks_of(window, at.block)):
+            self._fetch(file, at, [block for block in row if not self._is_made(file, method, block)])
+            for block in row:
+                if not at.touches(block):
+                    continue
+                pixels = self._block(file, at, block, method)
+                common = block.overlap(window)
+                assert common is not None
+                yield common, pixels[common.slices(block)]
 
-    def _plain(self, file: BandFile, shift: tuple[int, int], at: Placement, window: Window) -> NDArray[Any]:
+    def _plain(
+        self, file: BandFile, shift: tuple[int, int], at: Placement, window: Window
+    ) -> Iterator[tuple[Window, NDArray[Any]]]:
         rows, cols = (int(n) for n in at.raster.shape)
         wanted = Window(
             window.row0 + shift[0], window.row1 + shift[0], window.col0 + shift[1], window.col1 + shift[1]
         )
         common = wanted.overlap(Window(0, rows, 0, cols))
         if common is None:
-            return np.full(window.shape, np.nan, np.float32)
-        pixels = self._with_dataset(
-            file, lambda dataset: masked_floats(dataset, file, common), f" {_text(window)}"
+            return
+        for strip in self._strips(file, common, np.dtype("float32").itemsize):
+            pixels = self._with_dataset(
+                file, partial(masked_floats, file=file, window=strip), f" {_text(window)}"
+            )
+            self._count(pixels.size, pixels.dtype)
+            here = Window(
+                strip.row0 - shift[0], strip.row1 - shift[0], strip.col0 - shift[1], strip.col1 - shift[1]
+            )
+            yield here, pixels
+
+    def _strips(self, file: BandFile, region: Window, itemsize: int) -> Iterator[Window]:
+        """Yield ``region``, in pixels of the file, in strips that end with a row of its blocks."""
+        height = self._block_rows.get((file.href, file.index), 1)
+        step = strip_rows(region.width, itemsize, height)
+        start = region.row0
+        while start < region.row1:
+            stop = min((start // height * height) + step, region.row1)
+            yield Window(start, stop, region.col0, region.col1)
+            start = stop
+
+    def _is_made(self, file: BandFile, resampling: str, block: Window) -> bool:
+        return self._key(file, resampling, block) in self.cache
+
+    def _fetch(self, file: BandFile, at: Placement, blocks: list[Window]) -> None:
+        """Read at once what warping ``blocks`` of a remote file will need: GDAL keeps it.
+
+        Block by block GDAL would ask for it a source block at a time, and wait for each.
+        """
+        blocks = [block for block in blocks if at.touches(block)]
+        if len(blocks) < 2 or is_local(file.href):
+            return
+        windows = [source_window(at, self.grid.crop(block)) for block in blocks]
+        found = [window for window in windows if window is not None]
+        if not found:
+            return
+        span = Window(
+            min(w.row0 for w in found),
+            max(w.row1 for w in found),
+            min(w.col0 for w in found),
+            max(w.col1 for w in found),
         )
-        self._count(pixels.size, pixels.dtype)
-        if common == wanted:
-            return pixels
-        out = np.full(window.shape, np.nan, pixels.dtype)
-        out[common.slices(wanted)] = pixels
-        return out
+        for strip in self._strips(file, span, 2):
+            self._with_dataset(file, partial(_touch, index=file.index, window=strip), f" {_text(span)}")
 
     def _block(self, file: BandFile, at: Placement, block: Window, resampling: str) -> NDArray[Any]:
-        if not at.touches(block):
-            return np.full(block.shape, np.nan, np.float32)
         box = self.grid.crop(block)
 
         def make() -> NDArray[Any]:
@@ -261,10 +350,26 @@ class BandReader:
             self._count(pixels.size / (at.scale[0] * at.scale[1]), pixels.dtype)
             return pixels
 
-        return self.cache.get((file.href, file.index, file.nodata, resampling, block), make)
+        return self.cache.get(self._key(file, resampling, block), make)
+
+    def _key(self, file: BandFile, resampling: str, block: Window) -> Hashable:
+        return (file.href, file.index, file.nodata, resampling, block)
 
     def _count(self, pixels: float, dtype: np.dtype[Any]) -> None:
-        self._counted.bytes = self.bytes_read + int(pixels) * dtype.itemsize
+        tally = _tally.get()
+        if tally is not None:
+            tally.add(int(pixels) * dtype.itemsize)
+
+
+def _rows_of(blocks: Iterable[Window]) -> Iterator[list[Window]]:
+    for _, row in groupby(blocks, key=lambda block: block.row0):
+        yield list(row)
+
+
+def _touch(dataset: rasterio.DatasetReader, index: int, window: Window) -> None:
+    from rasterio.windows import Window as RioWindow
+
+    dataset.read(index, window=RioWindow(window.col0, window.row0, window.width, window.height))
 
 
 def _text(window: Window) -> str:
