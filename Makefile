@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types bench slow clean lock
+.PHONY: demo test lint types bench slow cuda clean lock
 
 demo: $(STAMP)
 	$(BIN)/tilewright demo --out out
@@ -15,6 +15,9 @@ test: $(STAMP)
 
 slow: $(STAMP)
 	$(BIN)/pytest -m "slow"
+
+cuda: $(STAMP)
+	$(BIN)/pytest -m "cuda"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
