@@ -78,7 +78,11 @@ def _obstore(url: str, options: Mapping[str, Any] | None) -> Any:
     # What `options` leave out comes from the environment: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_ALLOW_HTTP, ...
     backoff = {"init_backoff": FIRST_WAIT, "max_backoff": LONGEST_WAIT, "base": 2}
     retries = {"max_retries": RETRIES, "backoff": backoff, "retry_timeout": PATIENCE}
-    chosen = {"retry_config": retries, "client_options": _client(url), **dict(options or {})}
+    chosen: dict[str, Any] = {"retry_config": retries, "client_options": _client(url)}
+    # Zarr prints its store, and obstore can print one of Azure only where it was told the account's name.
+    if url.startswith("a") and (account := os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")):
+        chosen["account_name"] = account
+    chosen |= dict(options or {})
     return from_url(url, **chosen)
 
 
