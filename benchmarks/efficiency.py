@@ -340,7 +340,8 @@ def plot(axes: Any, data: dict[str, Any]) -> None:
     axes.bar(places, [1 / row["limit"] for row in rows], color="0.8", label="limit (with codecs)")
     axes.bar(places, [1 for _ in rows], color="tab:blue", label="bare forward")
     walls = [1 / row["bare_share"] for row in rows]
-    axes.plot(places, walls, "_", color="tab:red", markersize=36, markeredgewidth=2, label="pipeline")
+    ends = [place - 0.4 for place in places], [place + 0.4 for place in places]
+    axes.hlines(walls, *ends, color="tab:red", linewidth=2, label="pipeline")
     axes.set_xticks(list(places), names, fontsize=8)
     axes.set(ylabel="wall / bare forward", ylim=(0, 1.25 * max(walls)))
     axes.legend(fontsize=7, frameon=False, ncols=3, loc="upper center")

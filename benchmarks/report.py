@@ -31,10 +31,13 @@ def main(benchmarks: Sequence[Benchmark], arguments: Sequence[str]) -> int:
         if path.exists():
             found[benchmark.name] = json.loads(path.read_text())
     text = options.page.read_text()
-    text = between(text, "summary", summary(benchmarks, found))
+    drawn = [b for b in benchmarks if b.plot and b.name in found]
+    told = summary(benchmarks, found) if found else "No full form has been run yet."
+    picture = f"\n\n![Results of the benchmarks](images/{options.plot.name})" if drawn else ""
+    text = between(text, "summary", told + picture)
     text = between(text, "sections", "\n\n".join(section(b, found.get(b.name)) for b in benchmarks))
     options.page.write_text(text)
-    draw([b for b in benchmarks if b.plot and b.name in found], found, options.plot)
+    draw(drawn, found, options.plot)
     print(f"{options.page}: {len(found)} of {len(benchmarks)} benchmarks; {options.plot}")
     return 0
 

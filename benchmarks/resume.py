@@ -240,15 +240,15 @@ def plot(axes: Any, data: dict[str, Any]) -> None:
         axes.text(i, calm * runs + extra, f"{row['kills']} kills", ha="center", va="bottom", fontsize=8)
     axes.set_xticks(range(len(data["rows"])), [row["stitch"] for row in data["rows"]], fontsize=8)
     axes.set(ylabel="seconds")
-    axes.margins(y=0.15)
-    axes.legend(fontsize=8, frameon=False)
+    axes.margins(y=0.4)
+    axes.legend(fontsize=8, frameon=False, loc="upper center", ncols=2)
 
 
 BENCHMARK = Benchmark(
     name="resume",
     title="Resume: killed at random moments",
     about="""
-`tilewright apply` with the U-Net, tile 512, shard 400, gets SIGKILL at random moments, a quarter of them in its
+A run of the U-Net by the command line, tile 512, shard 400, gets SIGKILL at random moments, a quarter of them in its
 start, the others among the shards that follow or while it publishes, and the same command is repeated until the kills
 are spent and the run is at its end. Its pixels and files are compared with those of an undisturbed run; its ledger is
 read after every kill. The overhead is the wall of all starts over that of undisturbed runs: the start of Python with
