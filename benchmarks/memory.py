@@ -142,7 +142,7 @@ BENCHMARK = Benchmark(
     name="memory",
     title="Memory: any size, constant",
     about="""
-The kernel `change-vector` by the command line over two dates of two uint16 bands: statistics pass, map, uint8 classes to Zarr
+The kernel `change-vector` by the command line, two dates of two uint16 bands: statistics pass, map, classes to Zarr
 with its pyramid and to a validated COG with overviews. Tile 1,024, shard 2,048, two threads, at every side alike.
 The sources are VRTs that repeat a COG of 5,120 px, so that a raster of 102,400 px costs 140 MB of disk; every pixel
 of it is decompressed and computed.
