@@ -481,6 +481,7 @@ def _locked(out: Path, *, fresh: bool) -> Iterator[None]:
     lock = out / ".lock"
     handle = _acquire(lock)
     try:
+        _sweep(out)
         if fresh:
             _clear(out)
         yield
@@ -490,6 +491,13 @@ def _locked(out: Path, *, fresh: bool) -> Iterator[None]:
         if made:
             with suppress(OSError):  # a run that was refused leaves no empty folder
                 out.rmdir()
+
+
+def _sweep(out: Path) -> None:
+    """Remove files that a dead process was writing: they lie beside their names until they are renamed."""
+    for name in PRODUCTS:
+        for path in out.glob(f".{name}.*"):
+            path.unlink()
 
 
 def _acquire(lock: Path) -> int:
