@@ -152,7 +152,9 @@ def prepare_runs(
 ) -> list[PreparedRun]:
     """Search and decide everything that a run needs; reads headers only. Parameters are those of `run`."""
     sought = seek(recipe, region=region, weights=weights, bands=bands, say=say, out=None if fresh else out)
-    return plan_runs(sought, out=out, only=only, fresh=fresh, retry_failed=retry_failed, cluster=cluster, **wishes)
+    return plan_runs(
+        sought, out=out, only=only, fresh=fresh, retry_failed=retry_failed, cluster=cluster, **wishes
+    )
 
 
 def seek(

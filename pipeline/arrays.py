@@ -288,7 +288,7 @@ def _compute(variables: Sequence[Any]) -> list[NDArray[Any]]:
         return [np.asarray(v.values) for v in variables]
     lazy = [v.data if is_chunked else v.values for v, is_chunked in zip(variables, chunked, strict=True)]
     # A scheduler of our own: the task that reads may itself run on a worker of a cluster.
-    done = compute(*lazy, scheduler="threads", num_workers=_READ_THREADS)  # type: ignore[no-untyped-call]
+    done = compute(*lazy, scheduler="threads", num_workers=_READ_THREADS)
     return [np.asarray(a) for a in done]
 
 

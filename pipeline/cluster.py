@@ -107,7 +107,7 @@ class Connection:
     @property
     def lost(self) -> bool:
         """True while the scheduler does not answer."""
-        return self.client.status != "running"
+        return bool(self.client.status != "running")
 
     def workers(self) -> dict[str, Any]:
         """Return what the scheduler says of each worker, by address; none while it does not answer."""

@@ -9,7 +9,8 @@ import numpy as np
 
 from tilewright.errors import InputError
 
-from .cube_source import CubeSource, Failure, OnError
+from .cube_source import CubeSource, OnError
+from .failures import Failure
 from .grid import Grid, Window
 from .source import Reason
 
@@ -152,7 +153,7 @@ def _lazy(source: CubeSource, chunks: int) -> tuple[Any, Any]:
     def array(name: str, axes: tuple[tuple[int, ...], ...], dtype: str) -> Any:
         kept = {root, read, name}
         graph = HighLevelGraph({k: layers[k] for k in kept}, {k: needs[k] for k in kept})
-        return dask.array.Array(graph, name, axes, dtype=dtype)  # type: ignore[no-untyped-call]
+        return dask.array.Array(graph, name, axes, dtype=dtype)
 
     return (
         array(values, (times, (len(layer.bands),), *sizes), layer.dtype),

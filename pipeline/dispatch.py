@@ -267,7 +267,8 @@ class _Round:
         self.ready = [(p.order, p.name) for p in grouped if not p.waits_for]
         heapq.heapify(self.ready)
         self.running: dict[str, _Running] = {}
-        self.workers, self.looked, self.deserted = max(1, workers), monotonic(), None
+        self.workers, self.looked = max(1, workers), monotonic()
+        self.deserted: float | None = None
 
     def run(self) -> None:
         """Carry it out."""

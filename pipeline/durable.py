@@ -56,7 +56,7 @@ def is_current(store: ResultStore, fingerprint: str) -> bool:
         found = store.attrs
     except (FileNotFoundError, StoreError):
         return False
-    return found.get(FINGERPRINT, fingerprint) == fingerprint
+    return bool(found.get(FINGERPRINT, fingerprint) == fingerprint)
 
 
 def _value_statistics(result: ShardResult, job: Job) -> dict[str, Any]:

@@ -195,7 +195,7 @@ class Forward:
     def _launch(self, batch: Batch, sent: dict[str, tuple[Tensor, Tensor]]) -> _Launched:
         """Run a batch in parts of ``size``; where one does not fit into the memory, in smaller ones from now on."""
         started = perf_counter()
-        pieces = None if batch.seats else []
+        pieces: list[tuple[int, dict[str, Any]]] | None = None if batch.seats else []
         while pieces is None:
             pieces = self._try(batch, sent)
         done = None

@@ -150,7 +150,7 @@ def _planes(job: Job) -> Callable[[str, int, str], Any]:
         picks: dict[Any, Any] = {(*first, *s.index): (pick, (shards, *s.index), name) for s in found}
         graph = HighLevelGraph({**layers, own: picks}, {**depends, own: {shards}})
         chunks = ((bands,), rows, cols) if bands > 1 else (rows, cols)
-        return da.Array(graph, own, chunks, dtype=np.dtype(dtype))  # type: ignore[no-untyped-call]
+        return da.Array(graph, own, chunks, dtype=np.dtype(dtype))
 
     return plane
 

@@ -197,7 +197,8 @@ class RasterSource:
 
     def _blocks_of(self, file: FileInfo, window: Window) -> list[Window]:
         """Return the parts of ``window`` that each lie in one stored block of the file."""
-        height, width = self._handles.get(file.href).block_shapes[0]
+        with self._handles.lend(file.href) as dataset:
+            height, width = dataset.block_shapes[0]
         blocks = []
         for row in range(window.row0 // height * height, window.row1, height):
             for col in range(window.col0 // width * width, window.col1, width):

@@ -122,7 +122,7 @@ _RUNS: dict[str, _Loaded] = {}
 _ONE_GROUP = threading.Lock()
 
 
-class WorkPlugin(WorkerPlugin):  # type: ignore[misc]
+class WorkPlugin(WorkerPlugin):
     """Brings a run to a worker when it is registered or the worker joins, and takes it away in the end."""
 
     def __init__(self, token: str, payload: bytes) -> None:

@@ -75,7 +75,9 @@ def _fit(
     }
 
 
-def _build(magnitudes: bool, direction: bool, threshold: float | None, needs_statistics: bool) -> Callable[..., Any]:
+def _build(
+    magnitudes: bool, direction: bool, threshold: float | None, needs_statistics: bool
+) -> Callable[..., Any]:
     import torch
 
     def forward(image: Tensor, valid: Tensor, context: Context) -> dict[str, Tensor]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from commands import write_recipe
 
 from tilewright.errors import CatalogError
 from tilewright.flows.runs import run
-from tilewright.pipeline.progress import Status
+
+if TYPE_CHECKING:
+    from tilewright.pipeline.progress import Status
 
 pytestmark = pytest.mark.integration
 SCENES = Path(__file__).parents[2] / "data" / "landsat-c1-l1"

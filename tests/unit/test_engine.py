@@ -704,7 +704,9 @@ def test_what_a_forward_raises_in_the_middle_names_its_line() -> None:
     array = image(64, 64)
     array[0, 0, 60, 60] = 99
     job = job_of(make_kernel(picky), ArraySource(array), tile=16, batch=1)
-    with pytest.raises(KernelError, match=r"its forward raises ValueError: too bright \(test_engine.py, line"):
+    with pytest.raises(
+        KernelError, match=r"its forward raises ValueError: too bright \(test_engine.py, line"
+    ):
         run_job(job)
 
 
