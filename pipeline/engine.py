@@ -95,15 +95,18 @@ class Engine:
 
     def run(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
         """Compute the next of this engine's shards, and yield each as soon as it is final, in their order."""
-        reads = ahead(map(self._read, shards), "read")
-        batches = ahead(Batcher(self.job).batches(map(self._begin, reads)), "cut")
         opened: deque[Assembly] = deque()
-        for batch, outputs in ahead(self.forward.run(batches), "infer"):
-            opened.extend(batch.begun)
-            self._place(batch, outputs)
-            del batch, outputs
-            while opened and opened[0].waiting == 0:
-                yield self._close(opened.popleft())
+        with (
+            ahead(map(self._read, shards), "read") as reads,
+            ahead(Batcher(self.job).batches(map(self._begin, reads)), "cut") as batches,
+            ahead(self.forward.run(batches), "infer") as inferred,
+        ):
+            for batch, outputs in inferred:
+                opened.extend(batch.begun)
+                self._place(batch, outputs)
+                del batch, outputs
+                while opened and opened[0].waiting == 0:
+                    yield self._close(opened.popleft())
 
     def _read(self, shard: Shard) -> Read:
         started = perf_counter()

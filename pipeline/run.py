@@ -13,7 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -261,9 +261,12 @@ class Run:
                     progress(meter.status(engine.counters.seconds))
 
         self._engine_is_whole = False
-        with ThreadPoolExecutor(1, thread_name_prefix="tilewright-write") as pool:
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="tilewright-write") as pool,
+            closing(engine.run(shards)) as results,
+        ):
             behind: Future[None] | None = None
-            for result in engine.run(shards):
+            for result in results:
                 done(behind)  # one shard is written while the next is computed, never more
                 behind = pool.submit(self._write, result)
             done(behind)

@@ -122,11 +122,13 @@ def gather_statistics(job: Job) -> dict[str, Any]:
         return {}
     sample: Sampled | None = None
     shards = [s for s in job.tiling.shards(job.grid.shape) if job.grid.inside(s.window).any()]
-    for shard, block in ahead(((s, job.source.read(s.window)) for s in shards), "read"):
-        full = sample is not None and len(sample[0]) == spec.sample
-        part = sample_block(job, shard, block, spec.sample, int(sample[0][-1]) if full and sample else _ANY)
-        sample = part if sample is None else merge_samples([sample, part], spec.sample)
-        del block
+    with ahead(((s, job.source.read(s.window)) for s in shards), "read") as blocks:
+        for shard, block in blocks:
+            full = sample is not None and len(sample[0]) == spec.sample
+            known = int(sample[0][-1]) if full and sample else _ANY
+            part = sample_block(job, shard, block, spec.sample, known)
+            sample = part if sample is None else merge_samples([sample, part], spec.sample)
+            del block
     if sample is None or not len(sample[0]):
         raise InputError(
             "no pixel is valid in all dates, so there is nothing to take statistics from",

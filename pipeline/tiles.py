@@ -20,6 +20,7 @@ import hashlib
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -108,8 +109,9 @@ def map_tiles(
     shards = list(job.tiling.shards(job.grid.shape))
     with TemporaryDirectory(prefix="tilewright-") as folder:
         writer = RecordWriter(Path(folder) / publishing.RECORDS, job.grid, job.kernel.spec.outputs)
-        for result in RecordEngine(job).run(shards):
-            writer.write(result.shard, result.records)
+        with closing(RecordEngine(job).run(shards)) as results:
+            for result in results:
+                writer.write(result.shard, result.records)
         return geopandas.read_parquet(writer.finish())
 
 
@@ -162,19 +164,22 @@ class RecordEngine:
         """Compute shards, and yield each as soon as all its tiles are through, in their order."""
         opened: deque[ShardRecords] = deque()
         pixels = 0
-        reads = ahead(map(self._read, shards), "read")
-        batches = ahead(Batcher(self.job).batches(reads), "cut")
-        for batch, outputs in ahead(self.forward.run(batches), "infer"):
-            opened.extend(batch.begun)
-            if batch.seats:
-                pixels += len(next(iter(batch.data.values()))) * self.job.tiling.tile**2
-            for seat, given in zip(batch.seats, outputs, strict=True):
-                self._keep(seat, given)
-            while opened and len(opened[0].records) == opened[0].needed:
-                state = opened.popleft()
-                state.pixels_forward, pixels = pixels, 0
-                state.failures = failures_of(self.job, state.shard)
-                yield state
+        with (
+            ahead(map(self._read, shards), "read") as reads,
+            ahead(Batcher(self.job).batches(reads), "cut") as batches,
+            ahead(self.forward.run(batches), "infer") as inferred,
+        ):
+            for batch, outputs in inferred:
+                opened.extend(batch.begun)
+                if batch.seats:
+                    pixels += len(next(iter(batch.data.values()))) * self.job.tiling.tile**2
+                for seat, given in zip(batch.seats, outputs, strict=True):
+                    self._keep(seat, given)
+                while opened and len(opened[0].records) == opened[0].needed:
+                    state = opened.popleft()
+                    state.pixels_forward, pixels = pixels, 0
+                    state.failures = failures_of(self.job, state.shard)
+                    yield state
 
     def _read(self, shard: Shard) -> tuple[ShardRecords, list[tuple[Tile, Any]], Block | None]:
         """Return a shard's state, its tiles with a valid pixel, and its block (None outside of the region)."""

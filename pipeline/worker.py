@@ -14,7 +14,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -157,9 +157,12 @@ def compute_group(token: str, group: Group) -> GroupDone:
         if group.margins:
             engine.receive(work.spool.take(group.margins))
         writer = _Writer(loaded, work, tell, worker.address)
-        with ThreadPoolExecutor(1, thread_name_prefix="tilewright-write") as pool:
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="tilewright-write") as pool,
+            closing(engine.run(shards)) as results,
+        ):
             behind: Future[None] | None = None
-            for result in engine.run(shards):
+            for result in results:
                 if behind is not None:
                     behind.result()  # one shard is written while the next is computed, never more
                 behind = pool.submit(writer.write, result)

@@ -187,7 +187,7 @@ def _build(
         result = one_date(image[:, 0])
         if image.shape[1] == 2:
             result = result - one_date(image[:, 1])
-        return torch.where(valid.all(dim=1) & torch.isfinite(result), result, torch.nan)
+        return result.masked_fill(~(valid.all(dim=1) & torch.isfinite(result)), torch.nan)
 
     return forward
 

@@ -31,14 +31,14 @@ def slow(x):
 STUCK = """
 import hashlib
 from tilewright.cli import main
-import tilewright.pipeline.outputs as outputs
+from tilewright.pipeline.cog import CogWriter
 
 def stuck(*_args, **_keys):
     print("the library has the thread", flush=True)
     # As a long call of GDAL: no step of Python until it is over, and no signal ends it.
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
 
-outputs.write_cog = stuck
+CogWriter.finish = stuck
 main()
 """
 SHARDS = 25
@@ -64,6 +64,7 @@ class Started:
             text=True,
         )
         self.killer = threading.Timer(150, self.process.kill)
+        self.killer.daemon = True
         self.killer.start()
 
     def wait_for(self, words: str) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -90,3 +93,26 @@ def test_a_stage_lost_in_a_cycle_is_collected_in_any_thread() -> None:
     worker.join(5)
     assert not worker.is_alive()
     _wait_for_no_stage()
+
+
+def test_closing_ends_every_stage_though_an_error_holds_the_frames_of_all() -> None:
+    """Found by a run that never ended after Ctrl-C: the error that was kept held the stages' iterators."""
+    kept: list[BaseException] = []
+
+    def run() -> Iterator[int]:
+        with ahead(iter(range(1000)), "test-a") as inner, ahead(map(abs, inner), "test-b") as outer:
+            yield from outer
+
+    try:
+        with closing(run()) as items:
+            for _ in items:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt as error:
+        kept.append(error)
+    _wait_for_no_stage()
+    assert kept
+
+
+def test_a_program_ends_though_a_stage_was_left_open() -> None:
+    code = "from tilewright.pipeline.stream import ahead; kept = ahead(range(9), 'left'); next(kept); kept.more = kept"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
