@@ -8,7 +8,7 @@ tiles into a batch, call the kernel, put shards together. What `Engine.run` yiel
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +93,7 @@ class Engine:
         """Take margins that other engines have for shards of this one; before the shard is run."""
         self._margins.leave(one for one in margins if one.target in self._ours)
 
-    def run(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
+    def run(self, shards: Iterable[Shard]) -> Generator[ShardResult, None, None]:
         """Compute the next of this engine's shards, and yield each as soon as it is final, in their order."""
         opened: deque[Assembly] = deque()
         with (

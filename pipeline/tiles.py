@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -160,7 +160,7 @@ class RecordEngine:
         """Go on with the counts of an engine that failed half-way."""
         self.forward.counters, self.forward.size = former.counters, former.forward.size
 
-    def run(self, shards: Iterable[Shard]) -> Iterator[ShardRecords]:
+    def run(self, shards: Iterable[Shard]) -> Generator[ShardRecords, None, None]:
         """Compute shards, and yield each as soon as all its tiles are through, in their order."""
         opened: deque[ShardRecords] = deque()
         pixels = 0
