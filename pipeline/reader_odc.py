@@ -8,19 +8,22 @@ pixel and a scale estimated for the rectangle, and pastes instead of warping whe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from odc.loader import RasterLoadParams, RasterSource, RioDriver, RioReader
 
+from .grid import Grid
 from .handles import Handles
 from .readers import BandFile, masked_floats, raster_geobox, working_dtype
-from .warp import TOLERANCE, Placement, place, source_window
+from .warp import TOLERANCE, WARP_OPTIONS, Placement, place, source_window
 
 if TYPE_CHECKING:
     import rasterio
     from numpy.typing import NDArray
     from odc.geo.geobox import GeoBox
+    from rasterio.crs import CRS
 
 __all__ = ["ExactDriver", "OdcReader"]
 
@@ -31,6 +34,7 @@ class _Opened:
 
     dataset: rasterio.DatasetReader
     file: BandFile
+    unit: GeoBox
     at: Placement
 
 
@@ -60,7 +64,7 @@ class ExactReader(RioReader):
         """Return ``(roi, pixels)``: the part of ``dst_geobox`` that is given, here all of it, and its pixels."""
         if isinstance(self._src.driver_data, _Opened):
             opened = self._src.driver_data
-            pixels = _warp(opened.dataset, opened.file, dst_geobox, opened.at, cfg.resampling)
+            pixels = _warp(opened.dataset, opened.file, dst_geobox, opened.unit, opened.at, cfg.resampling)
         else:
             pixels = self._read_fresh(cfg, dst_geobox)
         fill = cfg.fill_value if cfg.fill_value is not None else np.nan
@@ -72,8 +76,6 @@ class ExactReader(RioReader):
         return (slice(0, pixels.shape[0]), slice(0, pixels.shape[1])), pixels
 
     def _read_fresh(self, cfg: RasterLoadParams, box: GeoBox) -> NDArray[Any]:
-        from .grid import Grid
-
         override = cfg.src_nodata_override
         nodata = override if override is not None else cfg.src_nodata_fallback
         file = BandFile(
@@ -81,7 +83,8 @@ class ExactReader(RioReader):
         )
         handles = Handles()
         with handles.lend(self._src.uri) as dataset:
-            pixels = _warp(dataset, file, box, place(raster_geobox(dataset, file), Grid(box)), cfg.resampling)
+            at = place(raster_geobox(dataset, file), Grid(box))
+            pixels = _warp(dataset, file, box, box, at, cfg.resampling)
         handles.close()
         return pixels
 
@@ -92,45 +95,69 @@ class OdcReader:
     name: Literal["odc"] = "odc"
 
     def warp(
-        self, dataset: rasterio.DatasetReader, file: BandFile, box: GeoBox, at: Placement, resampling: str
+        self,
+        dataset: rasterio.DatasetReader,
+        file: BandFile,
+        box: GeoBox,
+        unit: GeoBox,
+        at: Placement,
+        resampling: str,
     ) -> NDArray[Any]:
-        """Warp by ``rasterio.warp.reproject`` from the source pixels that the block looks at."""
-        driver = ExactDriver()
-        source = RasterSource(dataset.name, band=file.index, driver_data=_Opened(dataset, file, at))
+        """Warp by ``rasterio.warp.reproject`` from just the source pixels that the box looks at."""
+        opened = _Opened(dataset, file, unit, at)
+        source = RasterSource(dataset.name, band=file.index, driver_data=opened)
         dtype = working_dtype(dataset.dtypes[file.index - 1])
         params = RasterLoadParams(dtype=dtype, fill_value=float("nan"), resampling=resampling)
-        _, pixels = driver.open(source, None).read(params, box)
+        _, pixels = ExactDriver().open(source, None).read(params, box)
         return pixels
 
 
 def _warp(
-    dataset: rasterio.DatasetReader, file: BandFile, box: GeoBox, at: Placement, resampling: str
+    dataset: rasterio.DatasetReader,
+    file: BandFile,
+    box: GeoBox,
+    unit: GeoBox,
+    at: Placement,
+    resampling: str,
 ) -> NDArray[Any]:
+    """Warp from an array that begins where the whole unit's would: its corner rounds the coordinates."""
     import rasterio.warp
     from rasterio.enums import Resampling
 
     dtype = working_dtype(dataset.dtypes[file.index - 1])
     out = np.full(box.shape, np.nan, dtype)
-    window = source_window(at, box)
-    if window is None:
+    window, looked_at = source_window(at, unit), source_window(at, box)
+    needed = None if window is None or looked_at is None else looked_at.overlap(window)
+    if window is None or needed is None:
         return out
-    pixels = masked_floats(dataset, file, window)
-    if np.isnan(pixels).all():
+    found = masked_floats(dataset, file, needed)
+    if np.isnan(found).all():
         return out
+    pixels = np.full(window.shape, np.nan, dtype)
+    pixels[needed.slices(window)] = found
     raster = at.raster[window.row0 : window.row1, window.col0 : window.col1]
     rasterio.warp.reproject(
         pixels,
         out,
         src_transform=raster.affine,
-        src_crs=str(raster.crs),
+        src_crs=_crs(str(raster.crs)),
         src_nodata=np.nan,
         dst_transform=box.affine,
-        dst_crs=str(box.crs),
+        dst_crs=_crs(str(box.crs)),
         dst_nodata=np.nan,
         resampling=Resampling[resampling],
         num_threads=1,
         tolerance=TOLERANCE,
         XSCALE=repr(at.scale[0]),
         YSCALE=repr(at.scale[1]),
+        **WARP_OPTIONS,
     )
     return out
+
+
+@lru_cache(maxsize=256)
+def _crs(text: str) -> CRS:
+    """Return rasterio's CRS: to parse it takes a millisecond."""
+    from rasterio.crs import CRS
+
+    return CRS.from_user_input(text)

@@ -14,7 +14,7 @@ import numpy as np
 from tilewright.errors import InputError
 
 from .readers import BandFile, file_nodata, working_dtype
-from .warp import TOLERANCE, Placement
+from .warp import TOLERANCE, WARP_OPTIONS, Placement
 
 if TYPE_CHECKING:
     import rasterio
@@ -33,9 +33,15 @@ class StackstacReader:
     name: Literal["stackstac"] = "stackstac"
 
     def warp(
-        self, dataset: rasterio.DatasetReader, file: BandFile, box: GeoBox, at: Placement, resampling: str
+        self,
+        dataset: rasterio.DatasetReader,
+        file: BandFile,
+        box: GeoBox,
+        unit: GeoBox,
+        at: Placement,
+        resampling: str,
     ) -> NDArray[Any]:
-        """Warp by stackstac's ``AutoParallelRioReader`` and its ``RasterSpec`` of the block."""
+        """Warp by stackstac's ``AutoParallelRioReader``; a VRT begins where the file does, whatever the unit."""
         from rasterio.enums import Resampling
         from rasterio.windows import Window as RioWindow
 
@@ -128,6 +134,7 @@ def _make_class() -> type:
                 tolerance=TOLERANCE,
                 XSCALE=repr(at.scale[0]),
                 YSCALE=repr(at.scale[1]),
+                **WARP_OPTIONS,
                 **self.spec.vrt_params,
             )
             return _BorrowedVRT(vrt, file.index)

@@ -4,7 +4,8 @@ GDAL's warp depends on the rectangle that it is asked for: the approximate trans
 ends of each rectangle's rows, and XSCALE / YSCALE are estimated for each rectangle
 (https://gdal.org/en/stable/api/gdalwarp_cpp.html). So a raster is warped in blocks whose places follow from
 the grid alone, each always whole, with one scale for the whole raster: the same pixel has the same bits in
-every window, chunk and shard. ``docs/reprojection.md`` has the numbers.
+every window, chunk and shard. Only where a row begins and ends matters for its coordinates, so blocks below each
+other are warped in one call (`unit_boxes`). ``docs/reprojection.md`` has the numbers.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,18 @@ if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
     from shapely.geometry.base import BaseGeometry
 
-__all__ = ["BLOCK", "TOLERANCE", "BlockCache", "Placement", "blocks_of", "place", "source_window"]
+__all__ = [
+    "BLOCK",
+    "TOLERANCE",
+    "WARP_OPTIONS",
+    "BlockCache",
+    "Placement",
+    "blocks_of",
+    "place",
+    "runs_of",
+    "source_window",
+    "unit_boxes",
+]
 
 BLOCK = 256
 """Side of a block of the lattice in grid pixels. Blocks of 512 take about a third less time a pixel, but a read
@@ -39,10 +51,15 @@ window of 2,048 px and its halo then touches 3,072 squared pixels instead of 2,5
 TOLERANCE = 1e-4
 """Largest error of GDAL's approximate transformer in source pixels. Measured between UTM zones: at most 6e-5 px, in
 a quarter to a half of the exact transformer's time."""
+WARP_OPTIONS = {"SRC_FILL_RATIO_HEURISTICS": "FALSE", "warp_mem_limit": 1024}
+"""What keeps GDAL from cutting the rows of a call in two, which it does by the share of its source pixels that exist,
+and by memory (in MB; a call needs less than 300)."""
 _WHOLE = 1e-3
 """Pixels by which two grids may drift apart and still be called shifted by whole pixels."""
 _SOURCE_SIDE = 4096
-"""Source pixels a side that a block may need; where it would need more, the lattice is finer."""
+"""Source pixels a side that one call may need; where a block would need more, the lattice is finer."""
+_RUN = 4
+"""Most blocks below each other that one call of GDAL warps: one by one they took half as long again."""
 _KERNEL = 3
 """Source pixels on each side that the widest resampling (Lanczos) looks at, times the shrinking."""
 _EDGE_POINTS = 21
@@ -64,6 +81,8 @@ class Placement:
     takes all pixels under a target pixel into account, by the same support everywhere."""
     block: int
     """Side of the lattice's blocks in grid pixels."""
+    run: int
+    """Most blocks below each other that are warped in one call."""
     footprint: BaseGeometry | None
     """The raster's ground in grid pixels (x = column, y = row); None where it has no finite outline there."""
 
@@ -122,7 +141,8 @@ def place(raster: GeoBox, grid: Grid) -> Placement:
     block = BLOCK
     while block > 16 and block * shrink > _SOURCE_SIDE:
         block //= 2
-    return Placement(raster, shift, scale, block, outline)
+    run = max(1, min(_RUN, int(_SOURCE_SIDE / (block * shrink))))
+    return Placement(raster, shift, scale, block, run, outline)
 
 
 def _whole_shift(raster: GeoBox, grid: Grid) -> tuple[int, int] | None:
@@ -213,6 +233,39 @@ def source_window(placement: Placement, box: GeoBox) -> Window | None:
     return Window(int(row0), int(row1), int(col0), int(col1)) if row0 < row1 and col0 < col1 else None
 
 
+def runs_of(blocks: Sequence[Window]) -> list[Window]:
+    """Return the windows of ``blocks``, which lie below each other: those that touch are one."""
+    runs: list[Window] = []
+    for block in blocks:
+        if runs and runs[-1].row1 == block.row0:
+            runs[-1] = replace(runs[-1], row1=block.row1)
+        else:
+            runs.append(block)
+    return runs
+
+
+def unit_boxes(grid: Grid, run: Window, at: Placement) -> tuple[GeoBox, GeoBox]:
+    """Return the GeoBoxes of ``run``, which is blocks of the lattice below each other, and of its unit.
+
+    A unit is `Placement.run` blocks below each other, and ``run`` is inside of one. All coordinates of a unit
+    are multiples of a power of two that leave no sum of its transform to rounding (off by less than 1e-8 m in UTM).
+    So a row's coordinates do not depend on where the run begins.
+    """
+    from affine import Affine
+    from odc.geo.geobox import GeoBox
+
+    height = at.run * at.block
+    first = run.row0 // height * height
+    exact = grid.crop(Window(first, first + height, run.col0, run.col1))
+    corners = [exact.affine * corner for corner in ((0, 0), (run.width, 0), (0, height), (run.width, height))]
+    largest = max(1.0, *(abs(number) for corner in corners for number in corner))
+    quantum = 2.0 ** (math.ceil(math.log2(largest)) + 1 - 52)
+    unit = Affine(*(round(number / quantum) * quantum for number in tuple(exact.affine)[:6]))
+    down = run.row0 - first
+    own = Affine(unit.a, unit.b, unit.c + unit.b * down, unit.d, unit.e, unit.f + unit.e * down)
+    return GeoBox(run.shape, own, exact.crs), GeoBox(exact.shape, unit, exact.crs)
+
+
 def blocks_of(window: Window, side: int) -> Iterator[Window]:
     """Yield the blocks of the lattice that ``window`` touches; the lattice starts at the grid's origin."""
     for row in range(window.row0 // side, -(-window.row1 // side)):
@@ -244,31 +297,54 @@ class BlockCache:
         with self._lock:
             return key in self._blocks
 
-    def get(self, key: Hashable, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-        """Return the block of ``key``, made by ``make()`` where it is not there; the caller must not write."""
+    def get(
+        self, keys: Sequence[Hashable], make: Callable[[list[int]], Iterable[NDArray[Any]]]
+    ) -> list[NDArray[Any]]:
+        """Return the blocks of ``keys``; the caller must not write to them.
+
+        ``make`` is given the places in ``keys`` of those that are not there, and returns their blocks.
+        """
+        found: dict[int, NDArray[Any]] = {}
+        mine: dict[int, Future[NDArray[Any]]] = {}
+        pending: dict[int, Future[NDArray[Any]]] = {}
         with self._lock:
-            if key in self._blocks:
-                self._blocks.move_to_end(key)
-                return self._blocks[key]
-            pending = self._making.get(key)
-            if pending is None:
-                mine = self._making[key] = Future()
-        if pending is not None:
-            return pending.result()
+            for i, key in enumerate(keys):
+                if key in self._blocks:
+                    self._blocks.move_to_end(key)
+                    found[i] = self._blocks[key]
+                elif key in self._making:
+                    pending[i] = self._making[key]
+                else:
+                    mine[i] = self._making[key] = Future()
+        if mine:
+            found |= self._make(keys, mine, make)
+        found |= {i: future.result() for i, future in pending.items()}  # after our own: others wait for those
+        return [found[i] for i in range(len(keys))]
+
+    def _make(
+        self,
+        keys: Sequence[Hashable],
+        mine: Mapping[int, Future[NDArray[Any]]],
+        make: Callable[[list[int]], Iterable[NDArray[Any]]],
+    ) -> dict[int, NDArray[Any]]:
         try:
-            block = make()
+            made = dict(zip(mine, make(list(mine)), strict=True))
         except BaseException as error:
             with self._lock:
-                del self._making[key]
-            mine.set_exception(error if isinstance(error, Exception) else ReadError("interrupted"))
+                for i in mine:
+                    del self._making[keys[i]]
+            for future in mine.values():
+                future.set_exception(error if isinstance(error, Exception) else ReadError("interrupted"))
             raise
-        block.setflags(write=False)
         with self._lock:
-            del self._making[key]
-            self.made += 1
-            self._blocks[key] = block
-            self._bytes += block.nbytes
+            for i, block in made.items():
+                block.setflags(write=False)
+                del self._making[keys[i]]
+                self.made += 1
+                self._blocks[keys[i]] = block
+                self._bytes += block.nbytes
             while self._bytes > self.limit and len(self._blocks) > 1:
                 self._bytes -= self._blocks.popitem(last=False)[1].nbytes
-        mine.set_result(block)
-        return block
+        for i, future in mine.items():
+            future.set_result(made[i])
+        return made

@@ -17,6 +17,7 @@ from scenes import make_item, write_scene
 from tilewright.errors import InputError
 from tilewright.pipeline.grid import Grid, Window
 from tilewright.pipeline.readers import BandFile, BandReader, make_reader
+from tilewright.pipeline.warp import blocks_of
 
 SIDE = 700
 SOURCE = Affine(10, 0, 300_000, 0, -10, 5_100_000)
@@ -145,6 +146,26 @@ def test_no_bit_depends_on_the_window(scene: Path, name: str, where: str, resamp
     for window in windows:
         part = _read(name, scene, grid, window, resampling)
         np.testing.assert_array_equal(part, whole[window.slices(grid.window)])
+
+
+@pytest.mark.parametrize("resampling", ["nearest", "cubic", "average"])
+@pytest.mark.parametrize("name", READERS)
+def test_blocks_warped_in_one_call_have_the_bits_of_single_ones(
+    scene: Path, name: str, resampling: str
+) -> None:
+    for grid in (_at("EPSG:32634", 4.1, (1300, 300)), _at("EPSG:32634", 21.3, (1300, 300))):
+        reader = BandReader(grid, make_reader(name))
+        at = reader.placement(_file(scene))
+        assert at.run == 4
+        whole = reader.read(_file(scene), grid.window, resampling)
+        made = reader.cache.made
+        for block in blocks_of(grid.window, at.block):
+            own = block.overlap(grid.window)
+            assert own is not None
+            single = _read(name, scene, grid, own, resampling)
+            np.testing.assert_array_equal(single, whole[own.slices(grid.window)])
+        reader.read(_file(scene), grid.window, resampling)
+        assert reader.cache.made == made, "no block is warped twice"
 
 
 @pytest.mark.parametrize("where", GRIDS)
