@@ -353,13 +353,8 @@ class BandReader:
         def make(missing: list[int]) -> Iterator[NDArray[Any]]:
             for run in runs_of([blocks[i] for i in missing]):
                 box, unit = unit_boxes(self.grid, run, at)
-                pixels = self._with_dataset(
-                    file,
-                    lambda dataset, box=box, unit=unit: self.reader.warp(
-                        dataset, file, box, unit, at, resampling
-                    ),
-                    f" {_text(run)}",
-                )
+                warp = partial(self.reader.warp, file=file, box=box, unit=unit, at=at, resampling=resampling)
+                pixels = self._with_dataset(file, warp, f" {_text(run)}")
                 self._count(pixels.size / (at.scale[0] * at.scale[1]), pixels.dtype)
                 # Copies: the cache drops blocks one by one.
                 yield from (part.copy() for part in np.split(pixels, run.height // at.block))
