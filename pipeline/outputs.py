@@ -30,7 +30,7 @@ from tilewright.catalogs.outputs import (
 from tilewright.catalogs.publish import publish as publish_item
 from tilewright.errors import StoreError
 
-from .cog import CogWriter, class_colours, remove_scratch
+from .cog import CogWriter, class_colours
 from .digest import Leaves
 from .handles import is_local
 from .quicklook import quicklook
@@ -85,7 +85,6 @@ def publish(job: Job, request: Request, store: ResultStore, started: datetime, s
     its own pixels. Without a Zarr to keep, no pyramid is built but what the quicklook needs.
     """
     out = request.out
-    remove_scratch(out)  # of a process that was killed: the folder is held against all others
     cogs = [] if request.only == "zarr" else list(job.kernel.spec.outputs)
     steps = len(cogs) + 4
     files: dict[str, str] = {}

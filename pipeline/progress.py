@@ -24,6 +24,8 @@ EVIDENCE = 2
 """Shards that this start must have finished before it says how long the rest will take."""
 SHARDS = "shards"
 """Name of the phase in which shards are computed; all others have the name of what is made."""
+STATISTICS = "statistics"
+"""Name of the pass before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +33,11 @@ class Status:
     """Where a run stands."""
 
     phase: str
-    """``shards``, then the steps of the end by name: ``pyramid``, ``digest``, ``COG of change``, ..."""
+    """``statistics`` where the kernel asks for them, ``shards``, then the steps of the end by name: ``pyramid``,
+    ``digest``, ``COG of change``, ..."""
     done: int
-    """Shards that are durable, kept ones included; at the end: steps that are through."""
+    """Shards that are durable, kept ones included; of statistics, shards that were read; at the end: steps that
+    are through."""
     total: int
     """Shards in all; at the end: steps."""
     kept: int = 0
@@ -52,6 +56,8 @@ class Status:
     """Share of the recent past that was spent in the forward, 0..1; None on a CPU."""
 
     def __str__(self) -> str:
+        if self.phase == STATISTICS:
+            return f"{self.phase}: {self.done} of {self.total} shards read"
         if self.phase != SHARDS:
             return f"{self.phase} ({self.done + 1} of {self.total} steps of the end)"
         text = [f"{self.done} of {self.total} shards" + (f" ({self.kept} kept)" if self.kept else "")]
@@ -66,7 +72,7 @@ class Status:
 
 
 type Progress = Callable[[Status], object]
-"""Called whenever a shard is durable, and before each step of the end."""
+"""Called whenever a shard is durable (or was read for the statistics), and before each step of the end."""
 
 
 def duration(seconds: float) -> str:

@@ -146,6 +146,12 @@ class RasterSource:
         other._picks = tuple(picks)
         return other
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Let relative paths become absolute: a worker may stand in another folder."""
+        dates = tuple(tuple(_absolute(file) for file in date) for date in self._dates)
+        picks = tuple(tuple((_absolute(file), band) for file, band in pick) for pick in self._picks)
+        return {k: v for k, v in self.__dict__.items() if k != "layers"} | {"_dates": dates, "_picks": picks}
+
     def _copy(self) -> Self:
         other = object.__new__(type(self))
         other.__dict__ |= {k: v for k, v in self.__dict__.items() if k != "layers"}
@@ -309,6 +315,11 @@ def input_files(entry: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
     comma = r",(?=[A-Za-z][\w+.\-]*://|/|\./)" if "?" in entry else ","
     parts = re.split(comma, entry)
     return tuple(part.strip() for part in parts if part.strip())
+
+
+def _absolute(file: FileInfo) -> FileInfo:
+    found = is_local(file.href) and Path(file.href).exists()
+    return replace(file, href=str(Path(file.href).absolute())) if found else file
 
 
 def _names_of(date: Sequence[FileInfo]) -> str:

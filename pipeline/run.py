@@ -25,6 +25,7 @@ from tilewright.errors import InputError, ResumeError, StoreError
 
 from . import outputs as publishing
 from .cluster import Cluster, Connection, plan_on
+from .cog import remove_scratch
 from .delivery import Delivery
 from .durable import FINGERPRINT, is_current, write_shard
 from .engine import Engine
@@ -116,6 +117,7 @@ class Run:
         self._engine: Any = None
         self._engine_is_whole = False
         self._meter: Meter | None = None
+        self._progress: Progress | None = None
         self._dispatcher: Dispatcher | None = None
 
     def __enter__(self) -> Self:
@@ -158,6 +160,7 @@ class Run:
 
     def carry_out(self, progress: Progress | None = None) -> Report:
         """Enter the run, compute all that is to do, publish, and leave it."""
+        self._progress = progress
         with self:
             if self.finished is None:
                 self.compute(self.todo, progress)
@@ -168,7 +171,7 @@ class Run:
         if "request" not in self.ledger.header:
             self.ledger.note(request={"title": self.request.title, **self.request.extra})
         if "statistics" not in self.ledger.header:
-            statistics = gather_statistics(self.job)
+            statistics = gather_statistics(self.job, self._progress)
             self.ledger.note(statistics=statistics, statistics_failures=forget_failures(self.job.source))
         self.job = self.job.with_statistics(self.ledger.header["statistics"])
         if self.delivery is not None and self._lies_in_the_store:
@@ -501,6 +504,7 @@ def _sweep(out: Path) -> None:
     for name in PRODUCTS:
         for path in out.glob(f".{name}.*"):
             path.unlink()
+    remove_scratch(out)
 
 
 def _acquire(lock: Path) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from tilewright.errors import InputError, KernelError
 
 from .grid import Window
+from .progress import STATISTICS, Progress, Status
 from .source import Reason
 from .stream import ahead
 
@@ -112,9 +113,10 @@ def merge_samples(parts: Iterable[Sampled], size: int) -> Sampled:
     return hashes[order], {n: np.concatenate([v[n] for _, v in found])[order] for n in names}
 
 
-def gather_statistics(job: Job) -> dict[str, Any]:
+def gather_statistics(job: Job, progress: Progress | None = None) -> dict[str, Any]:
     """Read the scene once and return what the kernel's ``fit`` makes of the sample; {} if it needs none.
 
+    ``progress`` is called whenever a shard was read.
     Values are those of the source, before ``mean`` and ``std``. Raises `InputError` where no pixel is valid.
     """
     spec = job.kernel.spec.statistics
@@ -123,12 +125,14 @@ def gather_statistics(job: Job) -> dict[str, Any]:
     sample: Sampled | None = None
     shards = [s for s in job.tiling.shards(job.grid.shape) if job.grid.inside(s.window).any()]
     with ahead(((s, job.source.read(s.window)) for s in shards), "read") as blocks:
-        for shard, block in blocks:
+        for done, (shard, block) in enumerate(blocks, 1):
             full = sample is not None and len(sample[0]) == spec.sample
             known = int(sample[0][-1]) if full and sample else _ANY
             part = sample_block(job, shard, block, spec.sample, known)
             sample = part if sample is None else merge_samples([sample, part], spec.sample)
             del block
+            if progress:
+                progress(Status(STATISTICS, done, len(shards)))
     if sample is None or not len(sample[0]):
         raise InputError(
             "no pixel is valid in all dates, so there is nothing to take statistics from",

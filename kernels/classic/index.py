@@ -161,7 +161,7 @@ def _similarity(a: Any, b: Any, kind: str, constants: Mapping[str, float]) -> An
 
 
 def _build(
-    name: str,
+    formula: str,
     symbols: tuple[str, ...],
     letters: tuple[str, ...],
     constants: Mapping[str, float],
@@ -170,7 +170,7 @@ def _build(
 ) -> Callable[..., Any]:
     import torch
 
-    compute = _catalogue().computeIndex
+    code = compile(formula, formula, "eval")
 
     def one_date(bands: Tensor) -> Tensor:
         values: dict[str, Any] = {letter: bands[:, i : i + 1] for i, letter in enumerate(letters)}
@@ -179,7 +179,8 @@ def _build(
             if (pair := _kernel_pair(symbol)) is not None:
                 first, second = (torch.as_tensor(values[p]).to(bands) for p in pair)
                 values[symbol] = _similarity(first, second, similarity, constants)
-        result: Tensor = compute(name, params=values)
+        # As spyndex does it, whose computeIndex would read its catalogue from the disk at every call: 3 ms.
+        result: Tensor = eval(code, {"__builtins__": {}}, values)  # noqa: S307 - the formula is the catalogue's
         return result.clamp(-1, 1) if limit else result
 
     def forward(image: Tensor, valid: Tensor) -> Tensor:
@@ -187,7 +188,9 @@ def _build(
         result = one_date(image[:, 0])
         if image.shape[1] == 2:
             result = result - one_date(image[:, 1])
-        return result.masked_fill(~(valid.all(dim=1) & torch.isfinite(result)), torch.nan)
+        result = torch.nan_to_num(result, torch.nan, torch.nan, torch.nan)
+        # One date needs no reduction, which takes as long as the formula.
+        return result.masked_fill_(~(valid[:, 0] if valid.shape[1] == 1 else valid.all(dim=1)), torch.nan)
 
     return forward
 
@@ -252,7 +255,7 @@ def spectral_index(
     C1, C2, L, ...
         Constants of the formula; spyndex's defaults where None.
 
-    The values are spyndex's own: its ``computeIndex`` runs on the tensors. A pixel where the formula divides
+    The values are spyndex's own: the formula of its catalogue runs on the tensors. A pixel where the formula divides
     by zero or takes a root of a negative number has no result. A normalised difference is held to [-1, 1],
     which it leaves only where a reflectance is below zero.
 
@@ -296,5 +299,5 @@ def spectral_index(
         citation=f"{entry.reference}; Montero et al. 2023, Scientific Data 10, 197",
         status="parity",
     )
-    build = partial(_build, entry.short_name, tuple(entry.bands), tuple(letters), constants, kernel, limit)
+    build = partial(_build, entry.formula, tuple(entry.bands), tuple(letters), constants, kernel, limit)
     return Kernel(spec=spec, build=build, options=options)

@@ -168,6 +168,22 @@ def test_unknown_band_offers_the_nearest(tmp_path: Path, pixels: np.ndarray) -> 
         source.select(["nri"])
 
 
+def test_a_relative_path_holds_in_another_folder(
+    tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.tif", pixels)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    source = RasterSource(["a.tif"]).select(len(pixels))
+    packed = pickle.dumps(source)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    window = source.grid.window
+    np.testing.assert_array_equal(
+        pickle.loads(packed).read(window).data["image"],
+        RasterSource([tmp_path / "a.tif"]).read(window).data["image"],
+    )
+
+
 def test_threads_pickles_and_damage_after_opening(tmp_path: Path, pixels: np.ndarray) -> None:
     path = Path(
         write(tmp_path / "a.tif", pixels, compress="deflate", tiled=True, blockxsize=64, blockysize=64)

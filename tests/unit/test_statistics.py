@@ -22,6 +22,7 @@ from tilewright.pipeline.statistics import (
 
 if TYPE_CHECKING:
     from tilewright.kernels.contract import Context, Kernel
+    from tilewright.pipeline.progress import Status
 
 SAMPLES: list[dict[str, np.ndarray]] = []
 
@@ -100,6 +101,16 @@ def test_merging_is_exact_in_any_order_and_grouping() -> None:
     for other in (backwards, halves):
         assert (other[0] == whole[0]).all()
         assert (other[1]["image"] == whole[1]["image"]).all()
+
+
+def test_the_pass_tells_how_far_it_is() -> None:
+    told: list[Status] = []
+    job = job_of(kernel(), ArraySource(image(100, 70, bands=2)), tile=38, shard=38)
+    gather_statistics(job, told.append)
+    total = len(shards_of(job))
+    assert total > 2
+    assert [(s.phase, s.done, s.total) for s in told] == [("statistics", i + 1, total) for i in range(total)]
+    assert str(told[0]) == f"statistics: 1 of {total} shards read"
 
 
 def test_hashes_belong_to_the_ground_and_spread_evenly() -> None:
