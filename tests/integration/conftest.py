@@ -203,6 +203,19 @@ class RangeServer:
         with self._lock:
             self._rules.append(rule)
 
+    def disturb(self, status: int, *, every: int = 10) -> None:
+        """Answer one in ``every`` requests with ``status``, the third being the first of them.
+
+        Besides the codes of `fail`: -1 cuts the answer in the middle, -2 lets it wait for half a second.
+        """
+
+        def rule(count: int, _path: str, _start: int) -> int | None:
+            return status if count % every == 3 else None
+
+        with self._lock:
+            self._rules.append(rule)
+            self._count = 0
+
     def reset(self) -> None:
         """Forget failures, delay and log."""
         with self._lock:
@@ -241,6 +254,13 @@ class _RangeHandler(BaseHTTPRequestHandler):
         if status is None and not (file.is_file() and file.is_relative_to(self.state.folder.resolve())):
             status = 404
         span = self.headers.get("Range")
+        if status == -2:
+            self._note(span, status)
+            time.sleep(0.5)
+            status = None
+        if status == -1:
+            self._send_file(file, span, body=body, cut=True)
+            return
         if status is not None:
             self._note(span, status)
             if status == 0:
@@ -251,7 +271,7 @@ class _RangeHandler(BaseHTTPRequestHandler):
             return
         self._send_file(file, span, body=body)
 
-    def _send_file(self, file: Path, span: str | None, *, body: bool) -> None:
+    def _send_file(self, file: Path, span: str | None, *, body: bool, cut: bool = False) -> None:
         size = file.stat().st_size
         start, end, status = 0, size - 1, 200
         if span and (found := re.fullmatch(r"bytes=(\d*)-(\d*)", span.strip())) and any(found.groups()):
@@ -265,11 +285,14 @@ class _RangeHandler(BaseHTTPRequestHandler):
         elif status == 416:
             headers["Content-Range"] = f"bytes */{size}"
             start, end = 0, -1
-        self._note(span, status)
+        self._note(span, -1 if cut else status)
         with file.open("rb") as opened:
             opened.seek(start)
             data = opened.read(end - start + 1) if body else b""
-        self._send(status, data, headers, length=end - start + 1)
+        self._send(status, data[: len(data) // 2] if cut else data, headers, length=end - start + 1)
+        if cut:
+            self.close_connection = True
+            self.connection.close()
 
     def _send(self, status: int, data: bytes, headers: dict[str, str], length: int | None = None) -> None:
         self.send_response(status)

@@ -11,12 +11,18 @@ import numpy as np
 import pytest
 import rasterio
 from commands import command, unfinished, write_tif
+from scenes import bbox_of, make_item
 
 from tilewright.api import apply
 from tilewright.errors import ReadError, ResumeError
 from tilewright.kernels.user import kernel
+from tilewright.pipeline.cube_source import CubeSource
+from tilewright.pipeline.job import prepare
 from tilewright.pipeline.ledger import Ledger
+from tilewright.pipeline.rasters import RasterSource
 from tilewright.pipeline.report import Report
+from tilewright.pipeline.run import Request, execute
+from tilewright.pipeline.settings import Settings
 
 if TYPE_CHECKING:
     import torch
@@ -92,6 +98,53 @@ def test_a_read_that_fails_once_or_three_times(
     apply(edges, [url], out=tmp_path / "out", **WISHES)
     assert Counter(r.status for r in http_ranges.log)[503] == times
     assert same_result(tmp_path / "out", undisturbed[0])
+
+
+@pytest.mark.parametrize("fault", [503, 0, -1, -2], ids=["503", "dropped", "cut", "slow"])
+def test_a_tenth_of_all_answers_is_bad(
+    fault: int, scene: Path, undisturbed: Any, http_ranges: RangeServer, tmp_path: Path, quick: None
+) -> None:
+    url = served(http_ranges, scene)
+    http_ranges.disturb(fault)
+    report = apply(edges, [url], out=tmp_path / "out", **WISHES)
+    statuses = Counter(request.status for request in http_ranges.log)
+    assert statuses[fault] >= 2, "the test must have disturbed something"
+    assert report.failures == []
+    assert same_result(tmp_path / "out", undisturbed[0])
+
+
+def test_a_tenth_of_all_answers_is_a_refusal(
+    scene: Path, http_ranges: RangeServer, tmp_path: Path, quick: None
+) -> None:
+    """Over Items, whose hrefs are signed at open and once more where that is refused."""
+    url = served(http_ranges, scene)
+    item = make_item("remote", {"value": url}, bbox=bbox_of(scene))
+    grid = RasterSource([scene]).grid
+
+    def result(out: Path) -> Report:
+        source = CubeSource([item], grid, signer=Renewing())  # type: ignore[arg-type]
+        job = prepare(edges, source, Settings(**WISHES))
+        return execute(job, Request(out, "signed"))
+
+    calm = result(tmp_path / "calm")
+    http_ranges.reset()
+    http_ranges.disturb(403)
+    disturbed = result(tmp_path / "disturbed")
+    assert Counter(request.status for request in http_ranges.log)[403] >= 2
+    assert (disturbed.digest, disturbed.failures) == (calm.digest, [])
+
+
+class Renewing:
+    """A signer whose tokens count up."""
+
+    count = 1
+
+    def sign(self, href: str) -> str:
+        return f"{href}?token={self.count}"
+
+    def refresh(self, href: str) -> str:
+        self.count += 1
+        return self.sign(href)
 
 
 def test_a_server_that_goes_away_for_good(
