@@ -365,10 +365,10 @@ pyramid, a validated COG with overviews, quicklook, Item and report.
 On all cores the share of the limit counts; with one thread of two cores the other is free, and F / W itself counts.
 """,
     small={"side": 2048, "tiles": [512, 1024], "repeats": 1},
-    full={"side": 8192, "tiles": [512, 1024], "repeats": 2},
+    full={"side": 4096, "tiles": [512, 1024], "repeats": 1},
     measure=measure,
     table=table,
     goals=goals,
-    minutes=(3, 45),
+    minutes=(3, 8),
     plot=plot,
 )

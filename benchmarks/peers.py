@@ -387,10 +387,10 @@ the radius and the stride need; who knows it gets no seams by any means, and til
 description. dask computes less, for its chunk is a tile without its halo.
 """,
     small={"side": 1536, "tiles": [512], "repeats": 1},
-    full={"side": 8192, "tiles": [1024], "repeats": 2},
+    full={"side": 4096, "tiles": [1024], "repeats": 1},
     measure=measure,
     table=table,
     goals=goals,
-    minutes=(2, 35),
+    minutes=(2, 5),
     plot=plot,
 )

@@ -254,11 +254,11 @@ are spent and the run is at its end. Its pixels and files are compared with thos
 read after every kill. The overhead is the wall of all starts over that of undisturbed runs: the start of Python with
 torch, and the shards that were under way.
 """,
-    small={"side": 1200, "kills": 5},
-    full={"side": 4096, "kills": 25},
+    small={"side": 1200, "kills": 3},
+    full={"side": 2560, "kills": 25},
     measure=measure,
     table=table,
     goals=goals,
-    minutes=(4, 20),
+    minutes=(3, 15),
     plot=plot,
 )

@@ -160,15 +160,15 @@ A U-Net of 0.48 M parameters over a COG of 4 bands uint16, on the workers of a L
 """,
     small={"side": 2048, "tile": 512, "shard": 512, "workers": [1, 2], "stitch": ["cut"], "repeats": 1},
     full={
-        "side": 6144,
+        "side": 4096,
         "tile": 512,
         "shard": 512,
         "workers": [1, 2],
         "stitch": ["cut", "blend"],
-        "repeats": 2,
+        "repeats": 1,
     },
     measure=measure,
     table=table,
     goals=goals,
-    minutes=(1.5, 15),
+    minutes=(1.5, 5),
 )

@@ -6,14 +6,11 @@ A run's folder is finished when `report.json` is there, which is written last. U
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -21,15 +18,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from tilewright.errors import InputError, ResumeError, StoreError
+from tilewright.errors import ResumeError, StoreError
 
 from . import outputs as publishing
 from .cluster import Cluster, Connection, plan_on
-from .cog import remove_scratch
 from .delivery import Delivery
 from .durable import FINGERPRINT, is_current, write_shard
 from .engine import Engine
 from .failures import forget_failures, merge_failures, shards_to_redo
+from .folder import held, unpublish
 from .ledger import Ledger
 from .memory import PeakMemory
 from .order import cache_bytes, in_order
@@ -50,8 +47,6 @@ __all__ = ["Progress", "Request", "Run", "Status", "execute"]
 
 STARTED_AS = "tilewright:run"
 """Root attribute of a result's Zarr: the start whose ledger speaks of its shards, as that ledger calls it."""
-
-PRODUCTS = ("report.json", "item.json", "quicklook.png", "items.json", "model.json")
 
 
 @dataclass(frozen=True)
@@ -129,7 +124,7 @@ class Run:
             if self.cluster is not None:
                 self.plan = plan_on(self.cluster, self.plan, job.settings.memory)
             self.plan.check()  # before the folder is made, or a former run removed from it
-            stack.enter_context(_locked(out, fresh=self.request.fresh))
+            stack.enter_context(held(out, fresh=self.request.fresh))
             layout = {"shard": job.tiling.shard, "only": self.request.only}
             if self.delivery is not None:
                 stack.enter_context(self.delivery.lease)
@@ -188,7 +183,7 @@ class Run:
         if self.delivery is not None:
             self.delivery.withdraw()
         if report is not None:
-            _unpublish(self.request.out, report)
+            unpublish(self.request.out, report)
         self._hide()
         everything = ("statistics", "statistics_failures") if len(failed) == len(self.ledger.entries) else ()
         self.ledger.redo(failed, everything)
@@ -475,73 +470,3 @@ def _gdal(cache: int) -> Iterator[None]:
 
     with rasterio.Env(GDAL_CACHEMAX=cache):
         yield
-
-
-@contextmanager
-def _locked(out: Path, *, fresh: bool) -> Iterator[None]:
-    """Hold the folder against a second process; with ``fresh`` remove what a former run left in it."""
-    if out.exists() and not out.is_dir():
-        raise InputError("is a file", place=str(out), remedy="name a folder by --out")
-    made = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
-    lock = out / ".lock"
-    handle = _acquire(lock)
-    try:
-        _sweep(out)
-        if fresh:
-            _clear(out)
-        yield
-    finally:
-        lock.unlink(missing_ok=True)  # while it is held: nobody else can hold this very file
-        os.close(handle)
-        if made:
-            with suppress(OSError):  # a run that was refused leaves no empty folder
-                out.rmdir()
-
-
-def _sweep(out: Path) -> None:
-    """Remove files that a dead process was writing: they lie beside their names until they are renamed."""
-    for name in PRODUCTS:
-        for path in out.glob(f".{name}.*"):
-            path.unlink()
-    remove_scratch(out)
-
-
-def _acquire(lock: Path) -> int:
-    """Return an open handle that holds ``lock``, or raise `ResumeError` where another process does."""
-    while True:
-        handle = os.open(lock, os.O_CREAT | os.O_RDWR)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(handle)
-            raise ResumeError(
-                "another run is writing here",
-                place=str(lock.parent),
-                remedy="wait for it, or use another --out",
-            ) from error
-        if lock.exists() and os.fstat(handle).st_ino == lock.stat().st_ino:
-            return handle
-        os.close(handle)  # its holder removed it between our two calls
-
-
-def _unpublish(out: Path, report: Report) -> None:
-    """Remove what says that a run is finished, the report first; its rasters in Zarr and its ledger stay."""
-    for name in (*PRODUCTS, *report.outputs.values()):
-        target = out / name
-        if target.parent == out and target.is_file() and name != "items.json":
-            target.unlink()
-
-
-def _clear(out: Path) -> None:
-    """Remove the products of a former run, and nothing else: only what a ledger or a report vouches for."""
-    report = Report.read(out)
-    if report is None and not (out / "ledger.jsonl").exists():
-        return  # nobody vouches for anything: the folder is somebody else's
-    for name in (*PRODUCTS, publishing.RECORDS, *(report.outputs.values() if report else ())):
-        target = out / name
-        if target.parent == out and target.is_file():
-            target.unlink()
-    for name in (publishing.ZARR, f"{publishing.ZARR}.partial", f"{publishing.RECORDS}.parts"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    (out / "ledger.jsonl").unlink(missing_ok=True)
