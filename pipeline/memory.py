@@ -29,12 +29,17 @@ FREE_LISTS = 1.25
 docs/guides/memory.md."""
 
 
+LIBRARIES = 128 << 20
+"""What is loaded only while a run goes on: code of torch, GDAL and Zarr that is touched for the first time (50 MiB of
+file pages), modules (60 MiB), and the arenas of the threads."""
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """Projected peak of one worker in bytes, by cause."""
 
     reserved: int
-    """The process with its libraries and the kernel's weights, before the run."""
+    """The process with its libraries and the kernel's weights, before the run; and 128 MiB that are loaded in it."""
     gdal_cache: int
     """Decoded blocks that GDAL keeps."""
     reads: int
@@ -86,7 +91,7 @@ def projected_memory(job: Job, forward: int, reserved: int) -> Memory:
     else:
         stitching = opened * pixels * stored
     return Memory(
-        reserved=reserved,
+        reserved=reserved + LIBRARIES,
         gdal_cache=cache_bytes(job),
         reads=int(2 * window * job.bytes_per_pixel * FREE_LISTS) + getattr(job.source, "scratch_bytes", 0),
         batch=int(n * t * t * 4 * (4 * planes + 2 * channels * scale**2) * FREE_LISTS),
