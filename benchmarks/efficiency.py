@@ -365,7 +365,7 @@ pyramid, a validated COG with overviews, quicklook, Item and report.
 On all cores the share of the limit counts; with one thread of two cores the other is free, and F / W itself counts.
 """,
     small={"side": 2048, "tiles": [512, 1024], "repeats": 1},
-    full={"side": 4096, "tiles": [512, 1024], "repeats": 1},
+    full={"side": 3072, "tiles": [512, 1024], "repeats": 1},
     measure=measure,
     table=table,
     goals=goals,

@@ -17,6 +17,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -109,17 +110,18 @@ def table(data: dict[str, Any]) -> str:
 
 
 def goals(data: dict[str, Any]) -> list[Goal]:
-    """Within the projection, flat, and as fast at every size."""
+    """Within the projection, flat, and no slower at a larger size."""
     rows = data["rows"]
     share = max(row["peak"] / row["projected"] for row in rows)
     spread = max(row["peak"] for row in rows) / min(row["peak"] for row in rows)
     rates = [rate for row in rows if (rate := per_mpx(row))]
-    pace = max(rates) / min(rates) if len(rates) > 1 else None
+    # What a start costs weighs more on a small raster, so only growth is judged.
+    pace = max(later / first for first, later in combinations(rates, 2)) if len(rates) > 1 else None
     return [
         Goal("peak within the projection at every side", f"{share:.2f} of it", share <= 1, promise=True),
         Goal("largest peak at most 1.15 x the smallest", f"{spread:.3f} x", spread <= 1.15),
         Goal(
-            "seconds per pixel within 1.1 x",
+            "a larger raster takes at most 1.1 x the seconds per pixel of a smaller one",
             f"{pace:.2f} x" if pace else "one time only",
             None if pace is None else pace <= 1.1,
         ),

@@ -107,6 +107,7 @@ def make_kernel(classes: int = 1) -> Kernel:
         outputs=output,
         radius=RADIUS,
         stride=STRIDE,
+        channels_last=True,
     )(make_network(classes))
     return made
 
