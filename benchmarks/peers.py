@@ -56,7 +56,7 @@ def _ready(tile: int, threads: int, batch: int) -> Any:
     from .network import BANDS, make_network
 
     torch.set_num_threads(threads)
-    net = make_network()
+    net = make_network().to(memory_format=torch.channels_last)  # as tilewright's kernel declares it
     with torch.inference_mode():
         net(torch.zeros(batch, BANDS, tile, tile))
     return net
