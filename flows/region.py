@@ -67,7 +67,7 @@ class _Part:
         """Enter the run, until ``stack`` is left: check the plan, open the ledger, take the statistics."""
         from tilewright.api import open_run
 
-        self._run = stack.enter_context(open_run(self.prepared.job, self.prepared.request))
+        self._run = stack.enter_context(open_run(self.prepared.job, self.prepared.request, self.tell))
         return self._run
 
     @property
@@ -77,7 +77,7 @@ class _Part:
 
     def tell(self, status: Status) -> None:
         """Show where the run stands, as one artifact; a call of the API every `QUIET` seconds at most."""
-        last = status.done == status.total or status.phase != "shards"
+        last = status.done == status.total or status.phase not in ("statistics", "shards")
         if self._artifact is not None and not last and monotonic() - self._told < QUIET:
             return
         self._told = monotonic()

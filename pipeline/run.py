@@ -99,7 +99,7 @@ class Run:
     other processes until it is left.
     """
 
-    def __init__(self, job: Job, request: Request) -> None:
+    def __init__(self, job: Job, request: Request, progress: Progress | None = None) -> None:
         self.cluster = None if request.cluster is None else Cluster.of(request.cluster)
         if self.cluster is not None:  # workers may have another working directory
             request = replace(request, out=request.out.resolve())
@@ -112,7 +112,7 @@ class Run:
         self._engine: Any = None
         self._engine_is_whole = False
         self._meter: Meter | None = None
-        self._progress: Progress | None = None
+        self._progress = progress
         self._dispatcher: Dispatcher | None = None
 
     def __enter__(self) -> Self:
@@ -155,7 +155,7 @@ class Run:
 
     def carry_out(self, progress: Progress | None = None) -> Report:
         """Enter the run, compute all that is to do, publish, and leave it."""
-        self._progress = progress
+        self._progress = progress or self._progress
         with self:
             if self.finished is None:
                 self.compute(self.todo, progress)

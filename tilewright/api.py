@@ -227,15 +227,18 @@ def run_job(job: Job, request: Request, progress: Progress | None = None) -> Rep
     return open_run(job, request).carry_out(progress)
 
 
-def open_run(job: Job, request: Request) -> Run:
-    """Return the run of a job whose outputs are rasters, or records; enter it to begin."""
+def open_run(job: Job, request: Request, progress: Progress | None = None) -> Run:
+    """Return the run of a job whose outputs are rasters, or records; enter it to begin.
+
+    ``progress`` is told of the statistics pass, which entering it makes.
+    """
     if job.kernel.spec.mapping == "map_tiles":
         from tilewright.pipeline.tiles import RecordRun
 
-        return RecordRun(job, request)
+        return RecordRun(job, request, progress)
     from tilewright.pipeline.run import Run
 
-    return Run(job, request)
+    return Run(job, request, progress)
 
 
 def item_id(text: str) -> str:
