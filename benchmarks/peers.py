@@ -139,7 +139,7 @@ def by_dask(clock: Clock, raster: str, out: str, tile: int, batch: int) -> None:
             boundary="reflect",
             dtype="float32",
             meta=np.empty((0, 0, 0), "float32"),
-            chunks=((1,), *cube.data.chunks[1:]),
+            chunks=((1,), *(tuple(n + 2 * HALO for n in axis) for axis in cube.data.chunks[1:])),
         )
         result = cube.isel(band=[0]).copy(data=score).astype("float32")
         result.attrs.pop("_FillValue", None)
@@ -371,7 +371,12 @@ def plot(axes: Any, data: dict[str, Any]) -> None:
         face = "none" if row["seam_pixels"] else colour
         label = f"{row['way'].split(',')[0]} ({row['tile']})" + (" *" if row["seam_pixels"] else "")
         axes.plot(row["wall"], above(row), "o", markeredgecolor=colour, markerfacecolor=face, label=label)
-    axes.set(xlabel="seconds", ylabel="MiB above the start", xlim=(0, None), ylim=(0, None))
+    axes.set(
+        xlabel="seconds",
+        ylabel="MiB above the start",
+        xlim=(0, 1.1 * max(float(row["wall"]) for row in ran(data))),
+        ylim=(0, 1.15 * max(above(row) for row in ran(data))),
+    )
     axes.legend(fontsize=6, frameon=False, title="hollow, *: seams", title_fontsize=6)
 
 
