@@ -162,12 +162,12 @@ def _compute(part: _Part, shards: _Held[list[Shard]], group: int, groups: int) -
     first, last = shards.value[0].name, shards.value[-1].name
     place = f"{part.label}: group {group} of {groups}, shards {first} to {last}"
     logger.info(place)
-    part.run.compute(shards.value, part.tell)
+    part.run.compute(shards.value)
 
 
 @task(name="publish", task_run_name="publish {part.label}", **_OPTIONS)
 def _publish(part: _Part) -> Report:
-    report = part.run.publish(part.tell)
+    report = part.run.publish()
     runs.announce(part.prepared)
     get_run_logger().info(f"{part.label}: published, digest {report.digest}")
     return report

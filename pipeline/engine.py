@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .batches import Batch
-    from .grid import Shard, Tile, Window
+    from .grid import Shard, Tile
     from .job import Job
     from .source import Block
 
@@ -122,7 +122,7 @@ class Engine:
         if self.job.grid.inside(shard.window).any() or (own and self.job.blends):
             window = shard.window
             if tiles := [*own, *foreign]:
-                window = _union(self.job.span(tiles), window)
+                window = window.union(self.job.span(tiles))
             block = self.job.source.read(window)
         return shard, own, foreign, block, perf_counter() - started
 
@@ -213,7 +213,3 @@ class Engine:
                 place=f"kernel {self.job.kernel.spec.name}, output {name}",
                 remedy="declare the true range, or allow clipping",
             )
-
-
-def _union(a: Window, b: Window) -> Window:
-    return type(a)(min(a.row0, b.row0), max(a.row1, b.row1), min(a.col0, b.col0), max(a.col1, b.col1))

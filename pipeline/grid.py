@@ -82,6 +82,15 @@ class Window:
         col0, col1 = max(self.col0, other.col0), min(self.col1, other.col1)
         return Window(row0, row1, col0, col1) if row0 < row1 and col0 < col1 else None
 
+    def union(self, other: Window) -> Window:
+        """Return the smallest window that holds both."""
+        return Window(
+            min(self.row0, other.row0),
+            max(self.row1, other.row1),
+            min(self.col0, other.col0),
+            max(self.col1, other.col1),
+        )
+
     def contains(self, other: Window) -> bool:
         """True where every pixel of ``other`` is one of this window's."""
         return self.overlap(other) == other

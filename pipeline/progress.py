@@ -10,6 +10,8 @@ from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from .reading import usable_cores
+
 if TYPE_CHECKING:
     from .grid import Shard
     from .job import Job
@@ -168,7 +170,6 @@ class Meter:
         first, last = self._moments[0], self._moments[-1]
         wall = last.at - first.at
         speed = (last.work - first.work) / wall if wall > 0 else 0.0
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         on_gpu = self._job.settings.device != "cpu"
         return Status(
             phase=SHARDS,
@@ -179,7 +180,7 @@ class Meter:
             pixels_total=self._pixels_total,
             pixels_per_second=speed or None,
             seconds_left=self._seconds_left(speed),
-            cpu_busy=min(1.0, (last.cpu - first.cpu) / wall / cores) if wall > 0 else None,
+            cpu_busy=min(1.0, (last.cpu - first.cpu) / wall / usable_cores()) if wall > 0 else None,
             gpu_busy=min(1.0, (last.forward - first.forward) / wall) if wall > 0 and on_gpu else None,
         )
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -284,8 +284,7 @@ class BandReader:
             return
         method = "nearest" if file.categorical else resampling
         for columns in _row_groups(window, at):
-            missing = [b for column in columns for b in column if not self._is_made(file, method, b)]
-            self._fetch(file, at, missing)
+            self._fetch(file, at, method, columns)
             for column in columns:
                 for block, pixels in zip(column, self._column(file, at, column, method), strict=True):
                     common = block.overlap(window)
@@ -322,26 +321,24 @@ class BandReader:
             yield Window(start, stop, region.col0, region.col1)
             start = stop
 
-    def _is_made(self, file: BandFile, resampling: str, block: Window) -> bool:
-        return self._key(file, resampling, block) in self.cache
-
-    def _fetch(self, file: BandFile, at: Placement, blocks: list[Window]) -> None:
-        """Read at once what warping ``blocks`` of a remote file will need: GDAL keeps it.
+    def _fetch(self, file: BandFile, at: Placement, resampling: str, columns: list[list[Window]]) -> None:
+        """Read at once what warping the missing blocks of a remote file will need: GDAL keeps it.
 
         Block by block GDAL would ask for it a source block at a time, and wait for each.
         """
-        if len(blocks) < 2 or is_local(file.href):
+        if is_local(file.href):
             return
+        blocks = [
+            block
+            for column in columns
+            for block in column
+            if self._key(file, resampling, block) not in self.cache
+        ]
         windows = [source_window(at, self.grid.crop(block)) for block in blocks]
         found = [window for window in windows if window is not None]
-        if not found:
+        if len(blocks) < 2 or not found:
             return
-        span = Window(
-            min(w.row0 for w in found),
-            max(w.row1 for w in found),
-            min(w.col0 for w in found),
-            max(w.col1 for w in found),
-        )
+        span = reduce(Window.union, found)
         for strip in self._strips(file, span, 2):
             self._with_dataset(file, partial(_touch, index=file.index, window=strip), f" {_text(span)}")
 

@@ -25,6 +25,7 @@ __all__ = [
     "planes_ahead",
     "strip_rows",
     "strips_bytes",
+    "usable_cores",
 ]
 
 LOCAL_READS = 4
@@ -39,15 +40,18 @@ AHEAD_BYTES = 64 << 20
 """Bytes of finished dates that wait until those before them are done."""
 
 
-def _cores() -> int:
+def usable_cores() -> int:
+    """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _threads(local: bool) -> int:
+    return min(LOCAL_READS, usable_cores()) if local else REMOTE_READS
 
 
 @lru_cache(maxsize=4)
 def _pool(local: bool, process: int) -> ThreadPoolExecutor:  # a fork has no threads: one pool a process id
-    if local:
-        return ThreadPoolExecutor(min(LOCAL_READS, _cores()), thread_name_prefix="tilewright-decode")
-    return ThreadPoolExecutor(REMOTE_READS, thread_name_prefix="tilewright-fetch")
+    return ThreadPoolExecutor(_threads(local), "tilewright-decode" if local else "tilewright-fetch")
 
 
 _creation = threading.Lock()
@@ -97,5 +101,4 @@ def planes_ahead(size: int) -> int:
 
 def strips_bytes(hrefs: Iterable[str]) -> int:
     """Return what the strips of all threads take: each as it is stored, as floats, and its masks."""
-    threads = min(LOCAL_READS, _cores()) if all(is_local(href) for href in hrefs) else REMOTE_READS
-    return (threads + 1) * 2 * STRIP_BYTES
+    return (_threads(all(is_local(href) for href in hrefs)) + 1) * 2 * STRIP_BYTES

@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -36,6 +35,7 @@ from .report import Report, versions
 from .statistics import gather_statistics
 from .stitch import Seam
 from .store import ResultStore
+from .stream import behind
 
 if TYPE_CHECKING:
     from .dispatch import Dispatcher
@@ -89,14 +89,15 @@ def execute(job: Job, request: Request, progress: Progress | None = None) -> Rep
     ReadError, StoreError, KernelError
         Where it failed; finished shards are kept.
     """
-    return Run(job, request).carry_out(progress)
+    return Run(job, request, progress).carry_out()
 
 
 class Run:
     """A run under way: enter it, compute all of ``todo`` (at once or in groups), and publish.
 
     Entering checks the plan, opens or begins the ledger, takes the statistics, and holds the folder against
-    other processes until it is left.
+    other processes until it is left. ``progress`` is told of the statistics pass, of every durable shard and of
+    each step of the end.
     """
 
     def __init__(self, job: Job, request: Request, progress: Progress | None = None) -> None:
@@ -153,13 +154,12 @@ class Run:
         if isinstance(error, KeyboardInterrupt):
             error.add_note(f"{len(self.ledger.entries)} of {len(self.shards)} shards are kept")
 
-    def carry_out(self, progress: Progress | None = None) -> Report:
+    def carry_out(self) -> Report:
         """Enter the run, compute all that is to do, publish, and leave it."""
-        self._progress = progress or self._progress
         with self:
             if self.finished is None:
-                self.compute(self.todo, progress)
-            return self.publish(progress)
+                self.compute(self.todo)
+            return self.publish()
 
     def _open(self) -> None:
         forget_failures(self.job.source)  # of a run before this one, in the same process
@@ -238,7 +238,7 @@ class Run:
         left = [s for s in self.shards if s.name not in self.ledger.entries]
         return left if self.cluster is not None else in_order(self.job, left)
 
-    def compute(self, shards: list[Shard], progress: Progress | None = None) -> None:
+    def compute(self, shards: list[Shard]) -> None:
         """Compute and write ``shards``, the next ones of ``todo``; those that are durable are passed over.
 
         What fails leaves the finished ones durable, and the same call may be repeated: it goes on with the
@@ -247,32 +247,20 @@ class Run:
         shards = [s for s in shards if s.name not in self.ledger.entries]
         meter = self._meter = self._meter or Meter(self.job, self.shards, self.ledger.entries)
         if self.cluster is not None:
-            self._compute_on(self.cluster, shards, meter, progress)
+            self._compute_on(self.cluster, shards, meter)
             return
         engine = self._whole_engine()
         meter.begin(engine.counters.seconds)
 
-        def done(behind: Future[None] | None) -> None:
-            if behind is not None:
-                behind.result()
-                if progress:
-                    progress(meter.status(engine.counters.seconds))
+        def done() -> None:
+            if self._progress:
+                self._progress(meter.status(engine.counters.seconds))
 
         self._engine_is_whole = False
-        with (
-            ThreadPoolExecutor(1, thread_name_prefix="tilewright-write") as pool,
-            closing(engine.run(shards)) as results,
-        ):
-            behind: Future[None] | None = None
-            for result in results:
-                done(behind)  # one shard is written while the next is computed, never more
-                behind = pool.submit(self._write, result)
-            done(behind)
+        behind(engine.run(shards), self._write, "write", done)
         self._engine_is_whole = True
 
-    def _compute_on(
-        self, cluster: Cluster, shards: list[Shard], meter: Meter, progress: Progress | None
-    ) -> None:
+    def _compute_on(self, cluster: Cluster, shards: list[Shard], meter: Meter) -> None:
         """Let workers compute and write ``shards``, and write their lines of the ledger here."""
         if not shards:
             return
@@ -288,9 +276,9 @@ class Run:
 
         def durable(name: str, facts: dict[str, Any]) -> None:
             self.ledger.finish(name, **facts)
-            if progress:
+            if self._progress:
                 # How busy this process is says nothing of the workers.
-                progress(replace(meter.status(counters.seconds), cpu_busy=None))
+                self._progress(replace(meter.status(counters.seconds), cpu_busy=None))
 
         self._dispatcher.compute(shards, durable, self.ledger.entries)
 
@@ -311,12 +299,12 @@ class Run:
         self.ledger.finish(name, **facts)
         self._seconds_write += perf_counter() - tick
 
-    def publish(self, progress: Progress | None = None) -> Report:
+    def publish(self) -> Report:
         """Check the coverage, write pyramid, COGs, quicklook and Item, and the report last of all."""
 
         def step(name: str, done: int, total: int) -> None:
-            if progress:
-                progress(Status(name, done, total))
+            if self._progress:
+                self._progress(Status(name, done, total))
 
         if self.finished is not None:
             if self.delivery is not None:

@@ -137,17 +137,18 @@ class CogRasters:
             except (OSError, rasterio.errors.RasterioError) as error:
                 raise ReadError(f"cannot be opened: {error}", place=place) from error
             box = GeoBox(dataset.shape, dataset.transform, dataset.crs)
-            self.geobox = next(iter(self._open.values()))[1] if self._open else box
-            if box != self.geobox:
+            if not self._open:
+                self.geobox = box
+            elif box != self.geobox:
                 raise InputError(f"{name} is not on the grid of {next(iter(self._open))}", place=place)
-            self._open[name] = dataset, box
+            self._open[name] = dataset
             self.layers[name] = _layer_of(name, dataset)
 
     def read(self, name: str, window: Window) -> NDArray[Any]:
         """Return stored values ``[C, rows, columns]``."""
         from rasterio.windows import Window as RasterWindow
 
-        dataset = self._open[name][0]
+        dataset = self._open[name]
         with _undecodable(str(dataset.name), name, window):
             return np.asarray(
                 dataset.read(window=RasterWindow(window.col0, window.row0, window.width, window.height))

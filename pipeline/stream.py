@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from queue import SimpleQueue
 from typing import Any, Self
 
-__all__ = ["Ahead", "ahead"]
+__all__ = ["Ahead", "ahead", "behind"]
 
 WATCH_SECONDS = 1.0
 """How often a stage that waits looks whether the program is ending: a thread left behind would keep it alive."""
@@ -30,6 +32,29 @@ def ahead[T](items: Iterable[T], name: str, depth: int = 1) -> Ahead[T]:
         Items made and not yet taken.
     """
     return Ahead(_Stage(iter(items), depth), name)
+
+
+def behind[T](
+    items: Generator[T, None, None],
+    work: Callable[[T], object],
+    name: str,
+    done: Callable[[], object] = lambda: None,
+) -> None:
+    """Call ``work(item)`` in one thread while the next item is made, never more; ``done()`` here after each call.
+
+    What ``work`` raises comes out here. However this ends, ``items`` is closed, and a call under way is waited for.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix=f"tilewright-{name}") as pool, closing(items):
+        before: Future[object] | None = None
+        for item in items:
+            if before is not None:
+                before.result()
+                done()
+            before = pool.submit(work, item)
+            del item
+        if before is not None:
+            before.result()
+            done()
 
 
 class Ahead[T](Iterator[T]):

@@ -117,7 +117,7 @@ def map_tiles(
 
 def execute_records(job: Job, request: Request, progress: Progress | None = None) -> Report:
     """Run a ``job`` of records into a folder; errors and resuming are those of `tilewright.pipeline.run.execute`."""
-    return RecordRun(job, request).carry_out(progress)
+    return RecordRun(job, request, progress).carry_out()
 
 
 @dataclass(slots=True)

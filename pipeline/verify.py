@@ -125,7 +125,6 @@ def _check(
 ) -> ShardCheck:
     fresh = None if job is None else _computed(job, shard)
     recomputed = None if fresh is None else shard_digest(fresh)
-    stored: str | None = None
     problems: list[str] = []
     mismatches: list[OutputMismatch] = []
     digests: dict[str, str | None] = {"ledger": ledger, "recomputed": recomputed}
@@ -144,14 +143,13 @@ def _check(
             REASON not in there
         ):  # a COG holds no reasons: with those of the Zarr, or the computed ones, it is whole
             there = _with_reasons(there, window, zarr, fresh)
-        digest = digests[name] = shard_digest(there) if REASON in there else None
-        stored = digest if name == "stored" else stored
+        digests[name] = shard_digest(there) if REASON in there else None
     return ShardCheck(
         shard.name,
         window,
         ledger,
         recomputed,
-        stored,
+        digests.get("stored"),
         _odd(digests),
         tuple(mismatches),
         "; ".join(problems) or None,

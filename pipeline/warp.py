@@ -99,16 +99,10 @@ class Placement:
             return centres_inside(self.footprint, window)
         found = np.zeros(window.shape, bool)
         rows, cols = (int(n) for n in self.raster.shape)
-        own = (-self.shift[0], rows - self.shift[0], -self.shift[1], cols - self.shift[1])
-        if (common := _common(own, window)) is not None:
+        own = Window(-self.shift[0], rows - self.shift[0], -self.shift[1], cols - self.shift[1])
+        if (common := own.overlap(window)) is not None:
             found[common.slices(window)] = True
         return found
-
-
-def _common(own: tuple[int, int, int, int], window: Window) -> Window | None:
-    row0, row1 = max(own[0], window.row0), min(own[1], window.row1)
-    col0, col1 = max(own[2], window.col0), min(own[3], window.col1)
-    return Window(row0, row1, col0, col1) if row0 < row1 and col0 < col1 else None
 
 
 def centres_inside(outline: BaseGeometry | None, window: Window) -> NDArray[np.bool_]:

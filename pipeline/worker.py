@@ -13,8 +13,7 @@ import json
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -29,6 +28,7 @@ from .job import arithmetic_versions
 from .memory import PeakMemory
 from .order import LEAST_CACHE
 from .spool import FOLDER, Spool
+from .stream import behind
 
 if TYPE_CHECKING:
     from .grid import Shard
@@ -157,18 +157,7 @@ def compute_group(token: str, group: Group) -> GroupDone:
         if group.margins:
             engine.receive(work.spool.take(group.margins))
         writer = _Writer(loaded, work, tell, worker.address)
-        with (
-            ThreadPoolExecutor(1, thread_name_prefix="tilewright-write") as pool,
-            closing(engine.run(shards)) as results,
-        ):
-            behind: Future[None] | None = None
-            for result in results:
-                if behind is not None:
-                    behind.result()  # one shard is written while the next is computed, never more
-                behind = pool.submit(writer.write, result)
-                del result
-            if behind is not None:
-                behind.result()
+        behind(engine.run(shards), writer.write, "write")
         margins = work.spool.leave(group.name, getattr(engine, "outgoing", ()))
     return GroupDone(
         attempt,

@@ -224,13 +224,13 @@ def _resolved(inputs: Inputs) -> list[list[str]]:
 
 def run_job(job: Job, request: Request, progress: Progress | None = None) -> Report:
     """Execute a job whose outputs are rasters, or records; see `tilewright.pipeline.run.execute`."""
-    return open_run(job, request).carry_out(progress)
+    return open_run(job, request, progress).carry_out()
 
 
 def open_run(job: Job, request: Request, progress: Progress | None = None) -> Run:
     """Return the run of a job whose outputs are rasters, or records; enter it to begin.
 
-    ``progress`` is told of the statistics pass, which entering it makes.
+    See `tilewright.pipeline.run.Run` for ``progress``.
     """
     if job.kernel.spec.mapping == "map_tiles":
         from tilewright.pipeline.tiles import RecordRun

@@ -7,12 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 
 import pytest
 
-from tilewright.pipeline.stream import ahead
+from tilewright.pipeline.stream import ahead, behind
 
 
 def _stages() -> list[str]:
@@ -116,3 +116,29 @@ def test_closing_ends_every_stage_though_an_error_holds_the_frames_of_all() -> N
 def test_a_program_ends_though_a_stage_was_left_open() -> None:
     code = "from tilewright.pipeline.stream import ahead; kept = ahead(range(9), 'left'); next(kept); kept.more = kept"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_one_call_is_behind_and_an_error_of_it_closes_the_items() -> None:
+    """Each item is worked on while the next is made; what the work raises comes out, and nothing more is made."""
+    events: list[str] = []
+
+    def items() -> Generator[int, None, None]:
+        try:
+            yield from range(10)
+        finally:
+            events.append("closed")
+
+    behind(items(), lambda i: events.append(f"work {i}"), "test", lambda: events.append("done"))
+    assert [e for e in events if e.startswith("work")] == [f"work {i}" for i in range(10)]
+    assert events.count("done") == 10
+    assert all(events[: events.index(f"work {i}")].count("done") >= i - 1 for i in range(10)), "one is behind"
+    events.clear()
+
+    def fail(i: int) -> None:
+        if i == 3:
+            raise ValueError("third")
+        events.append(f"work {i}")
+
+    with pytest.raises(ValueError, match="third"):
+        behind(items(), fail, "test")
+    assert events == ["work 0", "work 1", "work 2", "closed"]
