@@ -133,6 +133,8 @@ class RunSpec(_Part):
     """Tiles a forward."""
     threads: int | None = Field(default=None, gt=0)
     """Intra-op threads of torch."""
+    cores: int | None = Field(default=None, gt=0)
+    """Most cores that the kernel may keep busy."""
     device: str = "auto"
     """``auto``, ``cpu`` or ``cuda:N``."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

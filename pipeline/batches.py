@@ -126,9 +126,9 @@ class Batcher:
 
 
 def spanned_shards(job: Job) -> int:
-    """Return how many shards may be open at a time: those that a batch of full ones spans, and one more."""
+    """Return how many shards may be open at a time: those that the batches in the kernel span, and more."""
     per_shard = (job.tiling.shard // job.tiling.core) ** 2
-    return 2 + math.ceil((job.settings.batch or 1) / max(1, per_shard))
+    return 2 + math.ceil(job.lanes * (job.settings.batch or 1) / max(1, per_shard))
 
 
 def blank_batch(job: Job) -> Batch:

@@ -8,7 +8,6 @@ shards are handed out in `dispatch`.
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,9 +17,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tilewright.errors import ClusterError, InputError
 
+from .intraop import usable_cores
 from .memory import available_memory
+from .plan import make_plan
 
 if TYPE_CHECKING:
+    from .job import Job
     from .plan import Plan
 
 __all__ = ["Cluster", "Connection", "plan_on"]
@@ -168,41 +170,41 @@ async def _remove_worker(dask_scheduler: Any, address: str) -> None:
     await dask_scheduler.remove_worker(address, stimulus_id="tilewright-hanging-worker")
 
 
-def plan_on(
-    cluster: Cluster, plan: Plan, memory: int | None = None, connection: Connection | None = None
-) -> Plan:
-    """Return a plan with the memory that a worker of ``cluster`` may use, and what there is to say of it.
+def plan_on(cluster: Cluster, job: Job, connection: Connection | None = None) -> Plan:
+    """Return the plan of a job for a worker of ``cluster``, with the memory and the cores that it may use.
 
-    The projection is that of one worker. Started here, the workers share what this machine has free; of a joined
-    cluster the smallest limit counts, to the share at which Dask pauses a worker.
+    Workers that are started here share what this machine has. Of a joined cluster the smallest worker counts: its
+    memory limit, to the share at which Dask pauses it, and its threads, for which it has cores.
 
     Parameters
     ----------
     cluster
         Where the run will be.
-    plan
-        The plan of the job on this machine.
-    memory
-        Bytes that the user allows a worker; None sets no bound of his.
+    job
+        What is run. The memory and the cores in its settings bound those of a worker.
     connection
         To ask; without one a scheduler is joined for the time of the call.
     """
-    notes = list(plan.notes)
+    settings, threads, notes = job.settings, job.settings.threads or 1, []
+    room: int | None
     if (count := cluster.local_workers) is not None:
-        cores, room = os.cpu_count() or 1, available_memory() // count
-        if plan.device == "cpu" and count * plan.threads > cores > 1 < count:
+        cores, room = max(1, usable_cores() // count), available_memory() // count
+        if settings.device == "cpu" and threads > cores:
             notes.append(
-                f"{count} workers of {plan.threads} threads share {cores} cores; --threads"
-                f" {max(1, cores // count)} would be faster, and has bits of its own"
+                f"{count} workers of {threads} threads share {usable_cores()} cores; --threads {cores} would be"
+                " faster, and has bits of its own"
             )
     elif connection is None:
         with Connection(cluster) as asked:
-            return plan_on(cluster, plan, memory, asked)
+            return plan_on(cluster, job, asked)
     else:
-        limits = [int(w["memory_limit"]) for w in connection.workers().values() if w.get("memory_limit")]
-        room = int(min(limits) * _PAUSE) if limits else plan.memory_allowed
-    allowed = room if memory is None else min(memory, room)
-    return replace(plan, memory_allowed=allowed, notes=tuple(notes))
+        workers = connection.workers().values()
+        limits = [int(w["memory_limit"]) for w in workers if w.get("memory_limit")]
+        room = int(min(limits) * _PAUSE) if limits else None
+        cores = min((int(w["nthreads"]) for w in workers), default=1)
+    cores = min(settings.cores or cores, cores)
+    allowed = min((one for one in (settings.memory, room) if one is not None), default=None)
+    return make_plan(replace(job, settings=replace(settings, cores=cores)), allowed, notes)
 
 
 @contextmanager

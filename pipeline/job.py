@@ -14,6 +14,7 @@ import numpy as np
 from tilewright.errors import KernelError, nearest_name
 
 from .grid import Grid, Shard, Tile, Tiling, Window
+from .intraop import usable_cores
 from .settings import Settings, choose_tiling
 from .stitch import check_blendable, needed
 
@@ -70,6 +71,17 @@ class Job:
     def blends(self) -> bool:
         """True where tiles are blended."""
         return self.tiling.taper > 0
+
+    @property
+    def lanes(self) -> int:
+        """Batches that the kernel computes side by side: as many as the cores hold on a CPU, one on a GPU."""
+        if self.settings.device != "cpu" or not self.kernel.spec.concurrent:
+            return 1
+        return max(1, (self.settings.cores or usable_cores()) // (self.settings.threads or 1))
+
+    def with_lanes(self, lanes: int) -> Job:
+        """Return the job with so many batches side by side, which changes no bit."""
+        return replace(self, settings=replace(self.settings, cores=lanes * (self.settings.threads or 1)))
 
     @property
     def bytes_per_pixel(self) -> int:

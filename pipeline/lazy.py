@@ -95,6 +95,8 @@ def map_pixels(
     if settings is None:
         settings = Settings(**wishes)
     job = prepare(kernel, as_source(cube), settings)
+    if settings.cores is None:
+        job = job.with_lanes(1)  # the scheduler computes shards side by side
     if settings.batch is None:
         # A task has the tiles of its own shard alone; a larger batch would be filler. The bits stay: they do
         # not depend on the size of a batch (docs/promises).

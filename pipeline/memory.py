@@ -45,9 +45,9 @@ class Memory:
     reads: int
     """Read windows in flight: the one being cut into tiles and the one read ahead, and what reading them takes."""
     batch: int
-    """Batches on their way: being cut, ready, in the kernel; and two more of its outputs."""
+    """Batches on their way: being cut, ready, waiting, in the kernel; and the outputs of those that are through."""
     forward: int
-    """Activations of one batch."""
+    """Activations of the batches that are computed side by side."""
     stitching: int
     """Shards being put together (as many as a batch spans): sums and margins if blended, stored values if cut."""
     shard: int
@@ -74,7 +74,7 @@ def projected_memory(job: Job, forward: int, reserved: int) -> Memory:
         Bytes of the process before the run.
     """
     spec, tiling, scale = job.kernel.spec, job.tiling, job.kernel.spec.scale
-    n, t = job.settings.batch or 1, tiling.tile
+    n, t, lanes = job.settings.batch or 1, tiling.tile, job.lanes
     rows, cols = job.grid.shape
     height, width = (min(tiling.shard, length) for length in (rows, cols))
     window = min(height + 2 * tiling.halo, rows) * min(width + 2 * tiling.halo, cols)
@@ -94,8 +94,10 @@ def projected_memory(job: Job, forward: int, reserved: int) -> Memory:
         reserved=reserved + LIBRARIES,
         gdal_cache=cache_bytes(job),
         reads=int(2 * window * job.bytes_per_pixel * FREE_LISTS) + getattr(job.source, "scratch_bytes", 0),
-        batch=int(n * t * t * 4 * (4 * planes + 2 * channels * scale**2) * FREE_LISTS),
-        forward=int(forward * FREE_LISTS),
+        batch=int(
+            n * t * t * 4 * ((3 + 2 * lanes) * planes + (1 + lanes) * channels * scale**2) * FREE_LISTS
+        ),
+        forward=int(lanes * forward * FREE_LISTS),
         stitching=int(stitching * FREE_LISTS),
         shard=int(4 * pixels * stored + 2 * pixels),
         overviews=_end(rasters, (rows * scale, cols * scale), (height * scale, width * scale)) + (96 << 20),
@@ -148,6 +150,7 @@ def probe_forward(job: Job) -> tuple[int, float]:
 
     if not job.statistics:
         job = job.with_statistics(noise_statistics(job))
+    job = job.with_lanes(1)
     forward, batch = Forward(job), blank_batch(job)
     before = resident_bytes()
     with PeakMemory() as memory:

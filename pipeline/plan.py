@@ -53,6 +53,8 @@ class Plan:
     """Tiles a forward."""
     threads: int
     """Intra-op threads."""
+    lanes: int
+    """Batches that the kernel computes side by side."""
     device: str
     """Where the kernel runs."""
     waste: float
@@ -70,7 +72,7 @@ class Plan:
     memory_allowed: int
     """Bytes that the run may use."""
     seconds_forward: float
-    """Seconds of inference: one batch was timed."""
+    """Seconds of inference: one batch was timed, alone."""
     notes: tuple[str, ...]
     """What was chosen and why, a sentence each."""
 
@@ -134,8 +136,18 @@ class Choice:
     """True for the fastest that fits."""
 
 
-def make_plan(job: Job) -> Plan:
-    """Return the plan of ``job``. Reads no pixel; times one batch of zeros."""
+def make_plan(job: Job, allowed: int | None = None, notes: Sequence[str] = ()) -> Plan:
+    """Return the plan of ``job``. Reads no pixel; times one batch of zeros.
+
+    Parameters
+    ----------
+    job
+        What is run. Of the batches that its cores allow side by side there are as many as fit into the memory.
+    allowed
+        Bytes that the process may use, itself included; None: what the settings say, or what the machine has free.
+    notes
+        What there is to say besides.
+    """
     spec, tiling = job.kernel.spec, job.tiling
     shape = job.output_grid.shape
     tiles = math.prod(tiling.count(n) for n in job.grid.shape)
@@ -144,6 +156,8 @@ def make_plan(job: Job) -> Plan:
     stored = sum(o.band_count * np.dtype(o.stored_dtype).itemsize for o in out)
     batch = job.settings.batch or 1
     forward, seconds = batch_cost(job)
+    allowed = allowed or job.settings.memory or resident_bytes() + available_memory()
+    job, memory = _fitted(job, forward, allowed)
     passes = 2 if spec.statistics else 1
     halo_share = min(4.0, ((tiling.shard + 2 * tiling.halo) / tiling.shard) ** 2)
     read = math.prod(job.grid.shape) * job.bytes_per_pixel
@@ -160,17 +174,29 @@ def make_plan(job: Job) -> Plan:
         stitch=job.settings.stitch or "cut",
         batch=batch,
         threads=job.settings.threads or 1,
+        lanes=job.lanes,
         device=job.settings.device,
         waste=tiling.waste(),
         passes=passes,
         bytes_read=int(read * (halo_share if shards > 1 else 1)) + (read if passes == 2 else 0),
         bytes_written=int(math.prod(shape) * (stored * 2 + 1) * 4 / 3),
         scratch_bytes=int(math.prod(shape) * _scratch_pixel_bytes(out) * 4 / 3),
-        memory=projected_memory(job, forward, resident_bytes()),
-        memory_allowed=job.settings.memory or resident_bytes() + available_memory(),
-        seconds_forward=math.ceil(tiles / batch) * seconds,
-        notes=job.notes,
+        memory=memory,
+        memory_allowed=allowed,
+        seconds_forward=math.ceil(math.ceil(tiles / batch) / job.lanes) * seconds,
+        notes=(*job.notes, *notes),
     )
+
+
+def _fitted(job: Job, forward: int, allowed: int) -> tuple[Job, Memory]:
+    """Return the job with as many batches side by side as fit, and its memory; where none does, with one."""
+    reserved = resident_bytes()
+    for count in range(job.lanes, 0, -1):
+        one = job.with_lanes(count)
+        memory = projected_memory(one, forward, reserved)
+        if memory.total <= allowed:
+            break
+    return one, memory
 
 
 def _scratch_pixel_bytes(rasters: list[OutputSpec]) -> int:

@@ -10,7 +10,7 @@ from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from .reading import usable_cores
+from .intraop import usable_cores
 
 if TYPE_CHECKING:
     from .grid import Shard

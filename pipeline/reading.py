@@ -15,6 +15,7 @@ from contextvars import copy_context
 from functools import lru_cache
 
 from .handles import is_local
+from .intraop import usable_cores
 
 __all__ = [
     "AHEAD_BYTES",
@@ -25,7 +26,6 @@ __all__ = [
     "planes_ahead",
     "strip_rows",
     "strips_bytes",
-    "usable_cores",
 ]
 
 LOCAL_READS = 4
@@ -38,11 +38,6 @@ STRIP_BYTES = 4 << 20
 
 AHEAD_BYTES = 64 << 20
 """Bytes of finished dates that wait until those before them are done."""
-
-
-def usable_cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _threads(local: bool) -> int:

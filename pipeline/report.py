@@ -51,6 +51,8 @@ class Report:
     """Tiles a forward."""
     threads: int
     """Intra-op threads."""
+    lanes: int
+    """Batches that the kernel computed side by side, in each process."""
     device: str
     """Where the kernel ran."""
     precision: str

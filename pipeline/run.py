@@ -121,10 +121,9 @@ class Run:
             out, job = self.request.out, self.job
             stack.enter_context(_gdal(cache_bytes(job)))
             stack.enter_context(self._memory)
-            self.plan = make_plan(job)
-            if self.cluster is not None:
-                self.plan = plan_on(self.cluster, self.plan, job.settings.memory)
+            self.plan = make_plan(job) if self.cluster is None else plan_on(self.cluster, job)
             self.plan.check()  # before the folder is made, or a former run removed from it
+            self.job = job = job.with_lanes(self.plan.lanes)
             stack.enter_context(held(out, fresh=self.request.fresh))
             layout = {"shard": job.tiling.shard, "only": self.request.only}
             if self.delivery is not None:
@@ -350,6 +349,7 @@ class Run:
             shard_size=job.tiling.shard,
             batch=job.settings.batch or 1,
             threads=job.settings.threads or 1,
+            lanes=job.lanes,
             device=job.settings.device,
             precision=job.settings.precision,
             shards=len(entries),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from tilewright.errors import GridError, InputError
 
 from .grid import Tiling
+from .intraop import usable_cores
 
 if TYPE_CHECKING:
     from tilewright.kernels.contract import KernelSpec
@@ -35,7 +35,11 @@ class Settings:
     batch: int | None = None
     """Tiles a forward; every batch has this many, the last one padded."""
     threads: int | None = None
-    """Intra-op threads of torch; the same number gives the same bits. None: the machine's cores."""
+    """Intra-op threads of torch; the same number gives the same bits. None is 1, so that no machine has bits of its
+    own; all cores for a kernel that is not ``concurrent``."""
+    cores: int | None = None
+    """Most cores that the kernel may keep busy on a CPU: ``cores // threads`` batches are computed side by side, fewer
+    where they would not fit into the memory. It changes no bit. None: all cores of the process."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` takes a GPU where torch sees one."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -50,7 +54,7 @@ class Settings:
     """What a read that failed after all retries does: end the run, or leave nodata, a reason and an entry."""
 
     def __post_init__(self) -> None:
-        for name in ("tile", "shard", "batch", "threads", "memory"):
+        for name in ("tile", "shard", "batch", "threads", "cores", "memory"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(
@@ -70,7 +74,7 @@ class Settings:
                 )
 
     def resolve(self, spec: KernelSpec, tiling: Tiling, shape: tuple[int, int]) -> Settings:
-        """Return the settings with every None but ``tile``, ``shard`` and ``memory`` decided.
+        """Return the settings with every None but ``tile``, ``shard``, ``cores`` and ``memory`` decided.
 
         Nothing here depends on the number of workers, so their number can not change a bit of the result.
         """
@@ -86,7 +90,7 @@ class Settings:
             self,
             stitch=self.stitch or ("blend" if spec.radius is None and spec.radius_at is None else "cut"),
             batch=batch,
-            threads=self.threads or os.cpu_count() or 1,
+            threads=self.threads or (1 if spec.concurrent or device != "cpu" else usable_cores()),
             device=device,
             boundary=self.boundary or spec.boundary,
         )

@@ -58,6 +58,9 @@ Batch = Annotated[int | None, typer.Option(help="Tiles a forward.")]
 Threads = Annotated[
     int | None, typer.Option(help="Intra-op threads of torch; the same number gives the same bits.")
 ]
+Cores = Annotated[
+    int | None, typer.Option(help="Most cores for the kernel: cores / threads batches at a time.")
+]
 MemoryOption = Annotated[str | None, typer.Option(help="Most memory, such as 8GiB.")]
 Weights = Annotated[str | None, typer.Option(help="Weights: a path or hf://owner/name@revision.")]
 Bands = Annotated[str | None, typer.Option(help="Bands by name or number, a,b,c.")]
@@ -142,6 +145,7 @@ def plan(
     precision: Precision = None,
     batch: Batch = None,
     threads: Threads = None,
+    cores: Cores = None,
     memory: MemoryOption = None,
     tile: Tile = None,
     shard: ShardOption = None,
@@ -158,6 +162,7 @@ def plan(
         precision=precision,
         batch=batch,
         threads=threads,
+        cores=cores,
         memory=memory,
         tile=tile,
         shard=shard,
@@ -165,10 +170,9 @@ def plan(
     )
     shown = []
     for prepared in prepare_runs(_recipe(recipe), region=region, out=Path("out"), **wishes):
-        made = make_plan(prepared.job)
-        if cluster is not None:
-            made = plan_on(Cluster.of(cluster), made, prepared.job.settings.memory)
-        choices = compare_tiles(prepared.job) if table else []
+        job = prepared.job
+        made = make_plan(job) if cluster is None else plan_on(Cluster.of(cluster), job)
+        choices = compare_tiles(job) if table else []
         if as_json:
             shown.append(
                 {**made.as_dict(), "items": len(prepared.items), "table": [asdict(c) for c in choices]}
@@ -191,6 +195,7 @@ def run(
     precision: Precision = None,
     batch: Batch = None,
     threads: Threads = None,
+    cores: Cores = None,
     memory: MemoryOption = None,
     weights: Weights = None,
     bands: Bands = None,
@@ -212,6 +217,7 @@ def run(
         precision=precision,
         batch=batch,
         threads=threads,
+        cores=cores,
         memory=memory,
         boundary=boundary,
         on_error=on_error,
@@ -254,6 +260,7 @@ def apply(
     precision: Precision = None,
     batch: Batch = None,
     threads: Threads = None,
+    cores: Cores = None,
     memory: MemoryOption = None,
     weights: Weights = None,
     bands: Bands = None,
@@ -272,6 +279,7 @@ def apply(
         precision=precision,
         batch=batch,
         threads=threads,
+        cores=cores,
         memory=memory,
         boundary=boundary,
         on_error=on_error,

@@ -110,7 +110,8 @@ def print_plan(title: str, items: int, made: Any) -> None:
         "written": f"{made.bytes_written / mib:,.1f} MiB before compression,"
         f" scratch {made.scratch_bytes / mib:,.1f} MiB",
         "memory": f"{made.memory.total / mib:,.0f} MiB of {made.memory_allowed / mib:,.0f} MiB allowed",
-        "inference": f"{made.seconds_forward:,.1f} s on {made.device}, batch {made.batch}, {made.threads} threads",
+        "inference": f"{made.seconds_forward:,.1f} s on {made.device}, "
+        f"{made.lanes} x batch {made.batch}, {made.threads} intra-op threads",
     }
     for key, value in rows.items():
         table.add_row(key, value)

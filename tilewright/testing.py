@@ -14,7 +14,7 @@ from tilewright.errors import KernelError, nearest_name
 from ._check.bench import Bench, choose_tile
 from ._check.probes import Reaches, check_alignment, check_radius, check_stride, measure_reach
 from ._check.report import Finding, Report
-from ._check.rules import check_batch, check_forward, check_random, check_range, check_valid
+from ._check.rules import check_batch, check_concurrent, check_forward, check_random, check_range, check_valid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "Report", "check_kernel", "receptive_radius"]
 
-_CHECKS = ("range", "random", "batch", "valid", "radius", "alignment", "stride")
+_CHECKS = ("range", "random", "batch", "concurrent", "valid", "radius", "alignment", "stride")
 _LARGEST = 1024
 
 
@@ -38,9 +38,10 @@ def check_kernel(
 ) -> Report:
     """Try a kernel against its description and report what is wrong.
 
-    Shapes and channels; the range; randomness; dependence on the batch; NaN and invalid pixels; the receptive
-    radius (one row or column of pixels is changed at every phase of the stride: to random values, to large ones,
-    and to NaN); misalignment; the stride. Kernels with global context or records get the checks that apply.
+    Shapes and channels; the range; randomness; dependence on the batch; calls side by side; NaN and invalid pixels;
+    the receptive radius (one row or column of pixels is changed at every phase of the stride: to random values, to
+    large ones, and to NaN); misalignment; the stride. Kernels with global context or records get the checks that
+    apply.
 
     Parameters
     ----------
@@ -56,7 +57,7 @@ def check_kernel(
         Name -> ``[T, C, H, W]`` of real pixels as the kernel sees them (normalised), for kernels whose response
         to noise tells little; None draws pixels by the declared units.
     skip
-        Names of checks to leave out: range, random, batch, valid, radius, alignment, stride.
+        Names of checks to leave out: range, random, batch, concurrent, valid, radius, alignment, stride.
 
     Returns
     -------
@@ -88,6 +89,8 @@ def _all_checks(bench: Bench, wanted: list[str]) -> None:
     if not check_random(bench):
         return  # nothing else can be told apart from the noise
     alone = check_batch(bench)
+    if bench.kernel.spec.concurrent and bench.device == "cpu" and "concurrent" in wanted:
+        check_concurrent(bench)
     if not raster:
         return
     found = _reaches(bench, together=alone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -138,6 +139,18 @@ def test_unet_radius_one_too_small() -> None:
     report = check_kernel(unet_kernel(SMALL_UNET_RADIUS - 1))
     assert "radius" in errors(report)
     assert report.radius == SMALL_UNET_RADIUS
+
+
+def test_a_buffer_that_calls_share() -> None:
+    buffer: dict[str, torch.Tensor] = {}
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        buffer["kept"] = x
+        time.sleep(0.01)  # lets the other thread in
+        return buffer["kept"].sum(1, keepdim=True)
+
+    assert errors(check_kernel(make(forward, 1, 0))) == {"concurrent"}
+    assert check_kernel(make(forward, 1, 0, concurrent=False)).ok
 
 
 def test_radius_larger_than_needed_is_a_note() -> None:

@@ -188,15 +188,6 @@ def test_batches_always_have_the_same_shape() -> None:
     assert engine.counters.tiles == 4 * 3
 
 
-def test_the_threads_asked_for_are_those_used_and_given_back() -> None:
-    before = torch.get_num_threads()
-    seen = []
-    kernel = make_kernel(lambda x: (seen.append(torch.get_num_threads()), x)[1])
-    run_job(job_of(kernel, ArraySource(image(10, 10)), threads=1))
-    assert set(seen) == {1}
-    assert torch.get_num_threads() == before
-
-
 # --- blend ---
 
 
@@ -681,7 +672,10 @@ def test_a_batch_that_does_not_fit_is_halved_once_and_for_all(error: type[Except
     outputs = {"out": {"kind": "value", "range": (-4, 4)}}
     roomy, tight = (make_kernel(Tight(n, error), radius=16, outputs=outputs) for n in (9, 2))
     expected, _ = run_job(job_of(roomy, source, tile=64, batch=5, stitch=stitch))
-    found, (engine,) = run_job(job_of(tight, source, tile=64, batch=5, stitch=stitch))
+    side_by_side, _ = run_job(job_of(tight, source, tile=64, batch=5, stitch=stitch, cores=3))
+    assert same(side_by_side, expected)
+    tight.function.calls.clear()
+    found, (engine,) = run_job(job_of(tight, source, tile=64, batch=5, stitch=stitch, cores=1))
     assert same(found, expected)
     assert engine.forward.size == 2
     calls = tight.function.calls

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from running import image, job_of, make_kernel
 from tilewright.errors import InputError, TilewrightError
 from tilewright.kernels.contract import KernelSpec
 from tilewright.pipeline.grid import Tiling
+from tilewright.pipeline.intraop import usable_cores
 from tilewright.pipeline.settings import Settings, choose_tiling, parse_size, resolve_device
 
 BIG = (20_000, 20_000)
@@ -110,7 +110,8 @@ def test_what_is_resolved_depends_on_nothing_but_kernel_tile_and_machine() -> No
         return Settings(device="cpu", **wishes).resolve(spec(**(keys or {})), cut, shape)
 
     found = resolved(512)
-    assert (found.stitch, found.boundary, found.threads) == ("cut", "reflect", os.cpu_count())
+    assert (found.stitch, found.boundary, found.threads) == ("cut", "reflect", 1)
+    assert resolved(512, keys={"concurrent": False}).threads == usable_cores()
     assert resolved(512, keys={"boundary": "fill"}).boundary == "fill"
     assert resolved(512).batch == 4
     assert resolved(4096).batch == 1

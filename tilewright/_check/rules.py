@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .bench import TOLERANCE, Bench, Rasters, differs, relative, spread
@@ -12,7 +13,15 @@ if TYPE_CHECKING:
 
     from tilewright.kernels.contract import OutputSpec
 
-__all__ = ["check_batch", "check_forward", "check_random", "check_range", "check_valid", "context_layers"]
+__all__ = [
+    "check_batch",
+    "check_concurrent",
+    "check_forward",
+    "check_random",
+    "check_range",
+    "check_valid",
+    "context_layers",
+]
 
 _TRAINED = ("BatchNorm", "Dropout")
 _GLOBAL = (
@@ -238,6 +247,37 @@ def check_batch(bench: Bench) -> bool:
             remedy="results repeat to the bit only at one batch size",
         )  # fmt: skip
     return worst <= TOLERANCE
+
+
+def check_concurrent(bench: Bench) -> None:
+    """Calls that go on side by side give what they give one after another."""
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Barrier
+
+    from tilewright.pipeline.intraop import torch_threads
+
+    bench.checks.append("concurrent")
+    benches = [bench, replace(bench, kernel=bench.kernel.twin())]
+    tiles = [bench.pixels(1, seed=21), bench.pixels(1, seed=22, amplitude=2.0)]
+    start = Barrier(2)
+
+    def calls(place: int) -> float:
+        worst = 0.0
+        for _ in range(5):
+            start.wait(60)
+            with torch_threads(1):
+                worst = max(worst, _gap(bench, expected[place], benches[place].run(tiles[place])))
+        return worst
+
+    with torch_threads(1):
+        expected = [bench.run(pixels) for pixels in tiles]
+    with ThreadPoolExecutor(2) as pool:
+        gap = max(pool.map(calls, range(2)))
+    if gap > 0:
+        bench.note(
+            "concurrent", "error", f"calls side by side disturb each other (by {gap:.1e} of the output)",
+            measured=gap, remedy="declare concurrent: false, or keep nothing outside of the call",
+        )  # fmt: skip
 
 
 def _join(a: Tensor, b: Tensor) -> Tensor:
