@@ -1,7 +1,7 @@
 """How much of the time that a network needs does the whole pipeline take: COG in, COG and Zarr out.
 
-Terms. All are of one raster, one tile size, one number of torch threads, on the same machine within minutes; each
-way runs in a process of its own whose libraries are imported and whose network has run before the clock starts.
+Terms. All are of one raster, one tile size, one number of cores for the network, on the same machine within minutes;
+each way runs in a process of its own whose libraries are imported and whose network has run before the clock starts.
 
 ``pipeline``
     Wall seconds W of ``tilewright.apply`` on a COG (uint16, deflate, blocks of 512) into a class map: from the call
@@ -9,8 +9,9 @@ way runs in a process of its own whose libraries are imported and whose network 
     report are on disk. Nothing of it is taken out.
 ``forward``
     Wall seconds F of the bare network over as many batches of the same shape, filler and halo included: normalised
-    float32 tensors that are in memory, a loop, outputs thrown away. Plain and channels-last both run; the faster
-    one counts.
+    float32 tensors that are in memory, channels last, one batch after another on all cores, outputs thrown away.
+``side by side``
+    Wall seconds S of the same, but with one thread a batch and a batch on each core, as tilewright calls the network.
 ``codecs``
     Processor seconds E that nobody can avoid who reads this file and writes these: each source block decoded once by
     rasterio, and the finished arrays encoded once: every level into Zarr by zarr-python with the same chunks and
@@ -29,7 +30,7 @@ way runs in a process of its own whose libraries are imported and whose network 
 ``useful Mpx/s``
     Pixels of the raster / W / 10^6; halo and filler do not count.
 
-With ``threads=1`` on a machine of two cores the other core is free for everything but the forward, so the bare share
+With ``cores=1`` on a machine of two cores the other core is free for everything but the forward, so the bare share
 itself is what counts. On a GPU the forward's tensors are in its memory, and W includes the way there and back.
 """
 
@@ -50,20 +51,22 @@ if TYPE_CHECKING:
 __all__ = ["BENCHMARK"]
 
 CLASSES = 5
+WAYS = ("one after another", "side by side")
+"""Of the bare forward: one batch on all cores, and a batch with one thread on each core."""
 WARM_SIDE = 640
 """A raster of this side goes through the pipeline before the clock starts: imports at first use, the probe."""
 
 
 def by_pipeline(
-    clock: Clock, raster: str, warm: str, out: str, tile: int, threads: int, device: str, precision: str
+    clock: Clock, raster: str, warm: str, out: str, tile: int, cores: int, device: str, precision: str
 ) -> dict[str, Any]:
     """Run tilewright; in a child process."""
     import tilewright
 
     from .network import make_kernel
 
-    batch = (4 if device != "cpu" else 1) * 2**20 // tile**2  # tilewright's own default, said aloud
-    wishes: dict[str, Any] = {"tile": tile, "threads": threads, "device": device, "precision": precision}
+    batch = max(1, 2 ** (18 if device == "cpu" else 22) // tile**2)  # tilewright's own default, said aloud
+    wishes: dict[str, Any] = {"tile": tile, "cores": cores, "device": device, "precision": precision}
     kernel = make_kernel(CLASSES)
     tilewright.apply(kernel, warm, out=f"{out}-warm", batch=batch, **wishes)
     _reset_gpu(device)
@@ -83,25 +86,35 @@ def by_pipeline(
 
 
 def by_forward(
-    clock: Clock, tile: int, batch: int, batches: int, threads: int, layout: str, device: str, precision: str
+    clock: Clock, tile: int, batch: int, batches: int, cores: int, way: str, device: str, precision: str
 ) -> dict[str, Any]:
     """Run the bare network over ``batches`` batches; in a child process."""
+    from concurrent.futures import ThreadPoolExecutor
+
     import torch
 
     from .network import BANDS, make_network
 
-    torch.set_num_threads(threads)
+    lanes = cores if way == "side by side" else 1
+    torch.set_num_threads(cores // lanes)
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    order = torch.channels_last if layout == "channels-last" else torch.contiguous_format
+    order = torch.channels_last
     net = make_network(CLASSES).to(device).to(memory_format=order)  # type: ignore[call-overload]
     x = torch.randn(batch, BANDS, tile, tile, device=device).contiguous(memory_format=order)
-    with torch.inference_mode(), torch.autocast(device.split(":")[0], dtype=kind, enabled=kind is not None):
-        for _ in range(2):
-            net(x)
+
+    def forward(count: int) -> None:
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.split(":")[0], dtype=kind, enabled=kind is not None),
+        ):
+            for _ in range(count):
+                net(x)
+
+    with ThreadPoolExecutor(lanes, initializer=lambda: torch.set_num_threads(cores // lanes)) as pool:
+        list(pool.map(forward, [2] * lanes))
         _wait_for_gpu(device)
         with clock:
-            for _ in range(batches):
-                net(x)
+            list(pool.map(forward, [1] * batches))
             _wait_for_gpu(device)
     return {}
 
@@ -213,13 +226,13 @@ def devices() -> list[tuple[str, str]]:
     return [("cuda:0", precision) for precision in ("fp32", "bf16")] if torch.cuda.is_available() else []
 
 
-def one(bench: Bench, tile: int, threads: int, device: str, precision: str) -> dict[str, Any]:
+def one(bench: Bench, tile: int, cores: int, device: str, precision: str) -> dict[str, Any]:
     """Measure one row: the ways take turns, and of each the fastest turn counts."""
-    side, name = bench.parameters["side"], f"tile {tile}, {threads} threads, {device} {precision}"
+    side, name = bench.parameters["side"], f"tile {tile}, {cores} cores, {device} {precision}"
     raster = make_cog(bench.folder / "scene.tif", side)
     warm = make_cog(bench.folder / "warm.tif", WARM_SIDE)
     into_page_cache(raster)
-    common = {"tile": tile, "threads": threads, "device": device, "precision": precision}
+    common = {"tile": tile, "cores": cores, "device": device, "precision": precision}
     pipelines, forwards, codecs = [], [], []
     for turn in range(bench.parameters["repeats"]):
         out = bench.folder / "run"
@@ -228,16 +241,17 @@ def one(bench: Bench, tile: int, threads: int, device: str, precision: str) -> d
         pipelines.append(measured("efficiency:by_pipeline", **files, **common))
         bench.say(f"{name}, turn {turn + 1}: pipeline {pipelines[-1]['wall']:.1f} s")
         counts = {key: pipelines[-1][key] for key in ("batch", "batches")}
-        for layout in ("plain", "channels-last"):
-            forwards.append(
-                measured("efficiency:by_forward", layout=layout, **counts, **common) | {"layout": layout}
-            )
-            bench.say(f"{name}, turn {turn + 1}: bare forward, {layout}, {forwards[-1]['wall']:.1f} s")
+        for way in WAYS if cores > 1 and device == "cpu" else WAYS[:1]:
+            forwards.append(measured("efficiency:by_forward", way=way, **counts, **common) | {"way": way})
+            bench.say(f"{name}, turn {turn + 1}: bare forward, {way}, {forwards[-1]['wall']:.1f} s")
         files = {"raster": str(raster), "out": str(out), "scratch": str(bench.folder)}
         codecs.append(measured("efficiency:by_codecs", **files))
         bench.say(f"{name}, turn {turn + 1}: codecs {codecs[-1]['cpu']:.1f} processor seconds")
     _clear(bench.folder)
-    pipeline, forward = (min(found, key=lambda m: float(m["wall"])) for found in (pipelines, forwards))
+    pipeline = _fastest(pipelines)
+    forward, beside = (_fastest([m for m in forwards if m["way"] == way]) for way in WAYS)
+    assert pipeline is not None
+    assert forward is not None
     codec = min(codecs, key=lambda m: float(m["cpu"]))
     bare = forward["wall"] / pipeline["wall"]
     limit = forward["cpu"] / (forward["cpu"] + codec["cpu"])
@@ -245,6 +259,7 @@ def one(bench: Bench, tile: int, threads: int, device: str, precision: str) -> d
         **common,
         "pipeline": pipeline,
         "forward": forward,
+        "side_by_side": beside,
         "codecs": codec,
         "bare_share": bare,
         "limit": limit,
@@ -252,6 +267,10 @@ def one(bench: Bench, tile: int, threads: int, device: str, precision: str) -> d
         "useful_mpx_s": pipeline["pixels"] / 1e6 / pipeline["wall"],
         "tiles_s": pipeline["tiles"] / pipeline["wall"],
     }
+
+
+def _fastest(turns: list[dict[str, Any]]) -> dict[str, Any] | None:
+    return min(turns, key=lambda m: float(m["wall"]), default=None)
 
 
 def _clear(folder: Path) -> None:
@@ -262,7 +281,7 @@ def _clear(folder: Path) -> None:
 
 
 def measure(bench: Bench) -> dict[str, Any]:
-    """Return a row for each tile with all threads, one with a core left free, and those of a GPU."""
+    """Return a row for each tile with all cores, one with a core left free, and those of a GPU."""
     import os
 
     cores = len(os.sched_getaffinity(0))
@@ -278,12 +297,14 @@ def measure(bench: Bench) -> dict[str, Any]:
 def table(data: dict[str, Any]) -> str:
     """Return one row a tile, number of threads and device."""
     header = (
-        "tile, threads, device",
+        "tile, cores, device",
         "forward F s",
+        "side by side S s",
         "pipeline W s",
         "codecs E cpu s",
         "other cpu s",
         "bare share F/W",
+        "S/W",
         "limit",
         "share of the limit",
         "useful Mpx/s",
@@ -292,16 +313,18 @@ def table(data: dict[str, Any]) -> str:
     )
     rows = []
     for row in data["rows"]:
-        name = f"{row['tile']:,}, {row['threads']}, {row['device']}"
-        gpu = row["device"] != "cpu"
+        name = f"{row['tile']:,}, {row['cores']}, {row['device']}"
+        gpu, beside = row["device"] != "cpu", row["side_by_side"]
         rows.append(
             (
                 f"{name} {row['precision']}" if gpu else name,
-                f"{row['forward']['wall']:.1f} ({row['forward']['layout']})",
+                f"{row['forward']['wall']:.1f}",
+                None if beside is None else f"{beside['wall']:.1f}",
                 f"{row['pipeline']['wall']:.1f}",
                 f"{row['codecs']['cpu']:.1f}",
                 f"{row['pipeline']['cpu'] - row['forward']['cpu'] - row['codecs']['cpu']:.1f}",
                 f"{row['bare_share']:.3f}",
+                None if beside is None else f"{beside['wall'] / row['pipeline']['wall']:.3f}",
                 None if gpu else f"{row['limit']:.3f}",
                 None if gpu else f"{row['share_of_limit']:.3f}",
                 f"{row['useful_mpx_s']:.2f}",
@@ -316,8 +339,8 @@ def table(data: dict[str, Any]) -> str:
 def goals(data: dict[str, Any]) -> list[Goal]:
     """Of the limit where cores are saturated, of the bare forward where one is free."""
     cpu = [row for row in data["rows"] if row["device"] == "cpu"]
-    full = [row["share_of_limit"] for row in cpu if row["threads"] >= data["cores"]]
-    free = [row["bare_share"] for row in cpu if row["threads"] < data["cores"]]
+    full = [row["share_of_limit"] for row in cpu if row["cores"] >= data["cores"]]
+    free = [row["bare_share"] for row in cpu if row["cores"] < data["cores"]]
     gpu = [row["bare_share"] for row in data["rows"] if row["device"] != "cpu"]
     return [
         _goal("at least 0.97 of the limit with all cores saturated", full, 0.97),
@@ -335,7 +358,7 @@ def _goal(text: str, shares: list[float], least: float) -> Goal:
 def plot(axes: Any, data: dict[str, Any]) -> None:
     """Bars of F, what codecs add to it at the limit, and W."""
     rows = data["rows"]
-    names = [f"{row['tile']}\n{row['threads']} thr." for row in rows]
+    names = [f"{row['tile']}\n{row['cores']} c." for row in rows]
     places = range(len(rows))
     axes.bar(places, [1 / row["limit"] for row in rows], color="0.8", label="limit (with codecs)")
     axes.bar(places, [1 for _ in rows], color="tab:blue", label="bare forward")
@@ -354,21 +377,22 @@ BENCHMARK = Benchmark(
 A U-Net of 0.48 M parameters (radius 51, stride 8, 5 classes) over a COG of 4 bands uint16; out come Zarr with its
 pyramid, a validated COG with overviews, quicklook, Item and report.
 
-- **F**, bare forward: the same batches, halo and filler included, from tensors in memory, outputs thrown away; plain or
-  channels-last, whichever is faster.
+- **F**, bare forward: the same batches, halo and filler included, from tensors in memory, channels last, one after
+  another on all cores, outputs thrown away. **S**: the same with a batch on each core, as tilewright does it.
 - **W**, pipeline: wall of `tilewright.apply`, all of it.
 - **E**, codecs: processor seconds to decode each source block once and to encode each finished array once.
 - **limit**: Fc / (Fc + E), Fc being the processor seconds of the forward: the share of the network on cores that
   never wait and do nothing but forward and codecs. **Share of the limit**: (F / W) / limit.
 - **other**: processor seconds of the pipeline beside forward and codecs. **Useful Mpx/s**: pixels of the raster / W.
 
-On all cores the share of the limit counts; with one thread of two cores the other is free, and F / W itself counts.
+On all cores the share of the limit counts; with the network on one core of two the other is free, and F / W itself
+counts. F / W above 1 means that the pipeline is faster than a loop over the bare network.
 """,
     small={"side": 2048, "tiles": [512, 1024], "repeats": 1},
-    full={"side": 3072, "tiles": [512, 1024], "repeats": 1},
+    full={"side": 6144, "tiles": [512, 1024], "repeats": 1},
     measure=measure,
     table=table,
     goals=goals,
-    minutes=(3, 8),
+    minutes=(3, 12),
     plot=plot,
 )

@@ -28,7 +28,7 @@ from .sources import make_mosaic
 __all__ = ["BENCHMARK", "command"]
 
 MIB = 2**20
-OPTIONS = {"tile": 1024, "shard": 2048, "batch": 1, "threads": 2}
+OPTIONS = {"tile": 1024, "shard": 2048, "batch": 1}
 
 
 def command(folder: Path, side: int) -> list[str]:
@@ -145,7 +145,7 @@ BENCHMARK = Benchmark(
     title="Memory: any size, constant",
     about="""
 The kernel `change-vector` by the command line, two dates of two uint16 bands: statistics pass, map, classes to Zarr
-with its pyramid and to a validated COG with overviews. Tile 1,024, shard 2,048, two threads, at every side alike.
+with its pyramid and to a validated COG with overviews. Tile 1,024, shard 2,048, a tile a batch, at every side alike.
 The sources are VRTs that repeat a COG of 5,120 px, so that a raster of 102,400 px costs 140 MB of disk; every pixel
 of it is decompressed and computed.
 """,

@@ -50,8 +50,6 @@ def start(raster: Path, out: Path, stitch: str, kill: tuple[str, float] | None =
         str(SHARD),
         "--batch",
         "1",
-        "--threads",
-        "2",
         "--device",
         "cpu",
     ]

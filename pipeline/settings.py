@@ -83,7 +83,7 @@ class Settings:
             raise InputError(
                 f"kernel {spec.name} does not allow {self.precision}", place="--precision", remedy="use fp32"
             )
-        pixels = (1 << 20) * (4 if device != "cpu" else 1)
+        pixels = 1 << (18 if device == "cpu" else 22)
         tiles = math.prod(tiling.count(length) for length in shape)
         batch = self.batch or max(1, min(32, pixels // tiling.tile**2, tiles))
         return replace(

@@ -113,7 +113,7 @@ def test_what_is_resolved_depends_on_nothing_but_kernel_tile_and_machine() -> No
     assert (found.stitch, found.boundary, found.threads) == ("cut", "reflect", 1)
     assert resolved(512, keys={"concurrent": False}).threads == usable_cores()
     assert resolved(512, keys={"boundary": "fill"}).boundary == "fill"
-    assert resolved(512).batch == 4
+    assert (resolved(512).batch, resolved(256).batch) == (1, 4)
     assert resolved(4096).batch == 1
     assert resolved(4096, batch=7).batch == 7
     assert resolved(64, (50, 60)).batch == 4  # no filler where the grid holds fewer tiles
