@@ -15,9 +15,16 @@ from tilewright.errors import InputError
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
-__all__ = ["Region", "split_antimeridian", "unwrap_footprint"]
+__all__ = [
+    "GEOJSON_SUFFIXES",
+    "Region",
+    "read_geojson",
+    "read_table",
+    "split_antimeridian",
+    "unwrap_footprint",
+]
 
-_GEOJSON_SUFFIXES = {".geojson", ".json"}
+GEOJSON_SUFFIXES = {".geojson", ".json"}
 _TABLE_SUFFIXES = {".gpkg", ".shp", ".fgb", ".parquet", ".geoparquet"}
 _WIDEST_GUESS = 90.0
 """Degrees: how wide a ring may be for its jumps to be read as crossings of the antimeridian."""
@@ -111,7 +118,7 @@ class Region:
         """
         crs = _legacy_crs(data, name)
         geometry = _union([_shape(part, name) for part in _geometries(data, name)], name)
-        return cls._from_any_crs(geometry, crs, name)
+        return cls.from_any_crs(geometry, crs, name)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Region:
@@ -127,10 +134,11 @@ class Region:
             raise InputError(
                 "no such region file", place=str(path), remedy="give a vector file or W,S,E,N in degrees"
             )
-        if path.suffix.lower() in _GEOJSON_SUFFIXES:
-            data = _json(path.read_text(encoding="utf-8", errors="replace"), str(path))
-            return cls.from_geojson(data, name=path.name)
-        return cls._from_any_crs(*_read_table(path), path.name)
+        if path.suffix.lower() in GEOJSON_SUFFIXES:
+            return cls.from_geojson(read_geojson(path), name=path.name)
+        table = read_table(path)
+        shapes = [shape for shape in table.geometry if shape is not None]
+        return cls.from_any_crs(_union(shapes, path.name), table.crs, path.name)
 
     @classmethod
     def _from_numbers(cls, values: Sequence[str]) -> Region:
@@ -145,7 +153,8 @@ class Region:
         return cls.from_bbox(west, south, east, north)
 
     @classmethod
-    def _from_any_crs(cls, geometry: BaseGeometry, crs: object, name: str) -> Region:
+    def from_any_crs(cls, geometry: BaseGeometry, crs: object, name: str) -> Region:
+        """Return the region of a geometry in ``crs``, whatever pyproj takes; None is WGS84 as GeoJSON writes it."""
         _check_area(geometry, name, degrees=crs is None)
         if crs is not None:
             geometry = _to_lonlat(geometry, crs, name)
@@ -278,6 +287,11 @@ def _check_range(bounds: Sequence[float], name: str) -> None:
         )
 
 
+def read_geojson(path: Path) -> Mapping[str, Any]:
+    """Return the object that a GeoJSON file holds; raises `InputError` for anything else."""
+    return _json(path.read_text(encoding="utf-8", errors="replace"), str(path))
+
+
 def _json(text: str, place: str) -> Mapping[str, Any]:
     try:
         data = json.loads(text)
@@ -345,14 +359,15 @@ def _legacy_crs(data: Mapping[str, Any], name: str) -> str | None:
     return None if (plain.startswith("OGC:") and plain.endswith(":CRS84")) or plain == _LONLAT else str(label)
 
 
-def _read_table(path: Path) -> tuple[BaseGeometry, object]:
+def read_table(path: Path) -> Any:
+    """Return a GeoPackage, GeoParquet, FlatGeobuf or shapefile as a GeoDataFrame; raises `InputError`."""
     import geopandas
 
     if path.suffix.lower() not in _TABLE_SUFFIXES:
         raise InputError(
             f"unknown kind of region file {path.suffix!r}",
             place=str(path),
-            remedy=f"known: {', '.join(sorted(_GEOJSON_SUFFIXES | _TABLE_SUFFIXES))}",
+            remedy=f"known: {', '.join(sorted(GEOJSON_SUFFIXES | _TABLE_SUFFIXES))}",
         )
     from pyogrio.errors import DataSourceError  # type: ignore[import-untyped, unused-ignore]
 
@@ -369,8 +384,7 @@ def _read_table(path: Path) -> tuple[BaseGeometry, object]:
         raise InputError(
             "the region has no CRS", place=str(path), remedy="write the file with its CRS, or use GeoJSON"
         )
-    shapes = [shape for shape in table.geometry if shape is not None]
-    return _union(shapes, path.name), table.crs
+    return table
 
 
 def _to_lonlat(geometry: BaseGeometry, crs: object, name: str) -> BaseGeometry:

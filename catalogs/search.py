@@ -60,6 +60,7 @@ def search(
     query: Mapping[str, Mapping[str, Any]] | None = None,
     ids: str | Iterable[str] | None = None,
     max_items: int | None = None,
+    may_be_empty: bool = False,
 ) -> SearchResult:
     """Return the Items of a catalog that match everything that is given.
 
@@ -81,6 +82,8 @@ def search(
         The older STAC query, e.g. ``{"platform": {"eq": "sentinel-2a"}}``.
     max_items
         Most Items to take before duplicates are removed; of a catalog without a server the newest.
+    may_be_empty
+        True returns a result without Items where nothing is found, instead of an error.
 
     Raises
     ------
@@ -101,7 +104,7 @@ def search(
     )
     found = _ask(source, criteria)
     searched = criteria.searched(source)
-    if not found.items:
+    if not found.items and not may_be_empty:
         raise _nothing(searched, found)
     unique = deduplicate(found.items)
     repeats = tuple(

@@ -25,7 +25,19 @@ if TYPE_CHECKING:
 
     from .recipe import Recipe
 
-__all__ = ["PreparedRun", "Sought", "announce", "find_items", "prepare_runs", "run", "seek"]
+__all__ = [
+    "PreparedRun",
+    "Sought",
+    "announce",
+    "as_recipe",
+    "choose_grids",
+    "find_items",
+    "load_kernel",
+    "plan_runs",
+    "prepare_runs",
+    "run",
+    "seek",
+]
 
 type RegionLike = str | Path | Mapping[str, Any] | Sequence[float] | Region | None
 
@@ -173,13 +185,13 @@ def seek(
     """
     say = say or _silent
     loaded = as_recipe(recipe)
-    kernel = _kernel(loaded, weights, bands)
+    kernel = load_kernel(loaded, weights, bands)
     where = _region(loaded, region)
     found = (None if out is None else _snapshot_of(loaded, where, out)) or find_items(loaded, where)
     for result in found:
         for note in (*where.notes, *result.notes):
             say(f"note: {note}")
-    grids = _grids(loaded, where, found)
+    grids = choose_grids(loaded, where, found)
     if len(grids) > 1:
         names = ", ".join(grid.crs for grid in grids)
         say(f"note: the region needs {len(grids)} grids ({names}); each becomes a result of its own")
@@ -215,8 +227,11 @@ def as_recipe(recipe: Recipe | str | Path | Mapping[str, Any]) -> Recipe:
     return Recipe.parse(recipe) if isinstance(recipe, Mapping) else Recipe.read(recipe)
 
 
-def find_items(recipe: Recipe, region: Region) -> tuple[SearchResult, ...]:
-    """Search the recipe's catalog for each of its spans; raises `CatalogError` where one holds nothing."""
+def find_items(recipe: Recipe, region: Region, *, may_be_empty: bool = False) -> tuple[SearchResult, ...]:
+    """Search the recipe's catalog for each of its spans; raises `CatalogError` where one holds nothing.
+
+    With ``may_be_empty`` the last span may: a monitor waits for what is to come.
+    """
     from tilewright.catalogs.search import search
 
     wanted = recipe.search
@@ -231,8 +246,9 @@ def find_items(recipe: Recipe, region: Region) -> tuple[SearchResult, ...]:
             cloud_cover=wanted.cloud_cover,
             ids=wanted.ids,
             max_items=wanted.max_items,
+            may_be_empty=may_be_empty and i == len(recipe.spans) - 1,
         )
-        for span in recipe.spans
+        for i, span in enumerate(recipe.spans)
     )
 
 
@@ -278,8 +294,20 @@ def write_items(folder: Path, items: Sequence[pystac.Item], searched: Searched) 
         write_snapshot(folder / SNAPSHOT, items, searched)
 
 
-def announce(prepared: PreparedRun) -> None:
-    """Append the Item of a finished run to the recipe's local catalog, if it names one."""
+def announce(
+    prepared: PreparedRun,
+    properties: Mapping[str, Any] | None = None,
+    assets: Mapping[str, pystac.Asset] | None = None,
+) -> None:
+    """Append the Item of a finished run to the recipe's local catalog, if it names one.
+
+    Parameters
+    ----------
+    prepared
+        The run.
+    properties, assets
+        What the catalog's copy of the Item says besides.
+    """
     catalog = prepared.recipe.outputs.catalog
     if catalog is None:
         return
@@ -291,6 +319,9 @@ def announce(prepared: PreparedRun) -> None:
     if prepared.request.remote is not None:
         item.set_self_href(f"{prepared.request.remote}/item.json")
         item.make_asset_hrefs_absolute()
+    item.properties.update(properties or {})
+    for key, asset in (assets or {}).items():
+        item.add_asset(key, asset)
     append_to_catalog(
         catalog, item, collection=prepared.recipe.name, description=prepared.recipe.description or None
     )
@@ -300,7 +331,7 @@ def _silent(_: str) -> None:
     return None
 
 
-def _kernel(recipe: Recipe, weights: str | None, bands: Sequence[str] | None) -> Kernel:
+def load_kernel(recipe: Recipe, weights: str | None = None, bands: Sequence[str] | None = None) -> Kernel:
     """Load the recipe's kernel; first of all, because a misspelt name should not cost a search."""
     from tilewright.api import bound_kernel
 
@@ -321,7 +352,8 @@ def _region(recipe: Recipe, given: RegionLike) -> Region:
     return Region.parse(chosen)
 
 
-def _grids(recipe: Recipe, region: Region, found: Sequence[SearchResult]) -> tuple[Grid, ...]:
+def choose_grids(recipe: Recipe, region: Region, found: Sequence[SearchResult]) -> tuple[Grid, ...]:
+    """Return the grids of the results: one, or several where the region needs them."""
     from tilewright.pipeline.grid import Grid
 
     items = [item for result in found for item in result.items]
@@ -412,7 +444,7 @@ def _prepare(
     )
     if named is None:  # a kernel for any bands, and nobody names them: those that all Items have
         (layer,) = source.layers.values()
-        kernel = _kernel(recipe, sought.weights, layer.bands)
+        kernel = load_kernel(recipe, sought.weights, layer.bands)
     chosen = {k: v for k, v in recipe.run.model_dump().items() if v is not None} | dict(wishes)
     job = prepare(kernel, source, make_settings(**chosen))
     request = Request(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,6 +54,8 @@ class ShardResult:
     """Output -> values clipped to the declared range."""
     seconds_read: float = 0.0
     """Seconds of reading."""
+    begun: float = field(default_factory=perf_counter)
+    """When its reading began, by `time.perf_counter`."""
     failures: list[Failure] = field(default_factory=list)
     """Tolerated failures of reading that may have touched it."""
 
@@ -71,6 +74,7 @@ class Assembly:
         self.needed = 0
         self.bytes_read = block.bytes_read if block else 0
         self.seconds_read = seconds_read
+        self._begun = perf_counter() - seconds_read
 
     def place(
         self,
@@ -125,6 +129,7 @@ class Assembly:
             tiles_needed=self.needed,
             bytes_read=self.bytes_read,
             seconds_read=self.seconds_read,
+            begun=self._begun,
             pixels_forward=pixels_forward,
             seams={name: seam.as_plain() for name, seam in self.seams.items()},
             clipped=self.clipped,

@@ -31,7 +31,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from odc.geo.geobox import GeoBox
 
-__all__ = ["BlockDifference", "Difference", "Extent", "OutputDifference", "diff"]
+__all__ = [
+    "BlockDifference",
+    "Difference",
+    "Extent",
+    "OutputDifference",
+    "blocks_of",
+    "diff",
+    "grid_differences",
+]
 
 WORST = 5
 """Blocks that are named."""
@@ -177,7 +185,7 @@ def diff(
         return Difference(**said, records=(tables[0], tables[1]))
     with ExitStack() as stack:
         one, other = (stack.enter_context(open_rasters(place)) for place in (first, second))
-        if grid := tuple(_grid_differences(one.geobox, other.geobox)):
+        if grid := tuple(grid_differences(one.geobox, other.geobox)):
             return Difference(**said, grid=grid)
         pairs, only = _pairs(one, other)
         if not pairs:
@@ -191,7 +199,8 @@ def diff(
         return Difference(**said, outputs=tuple(o.told(one.geobox) for o in found), only=only)
 
 
-def _grid_differences(a: GeoBox, b: GeoBox) -> Iterator[str]:
+def grid_differences(a: GeoBox, b: GeoBox) -> Iterator[str]:
+    """Yield in words how two grids differ."""
     if a.crs != b.crs:
         yield f"CRS: {a.crs} in A, {b.crs} in B"
     if not a.affine.almost_equals(b.affine, 1e-9 * max(1.0, abs(a.affine.c), abs(a.affine.f))):
@@ -229,7 +238,7 @@ def _compare(
     progress: Callable[[int, int], Any] | None,
 ) -> list[_Tally]:
     tallies = [_Tally(mine, theirs, tolerance) for mine, theirs in pairs]
-    blocks = list(_blocks(a))
+    blocks = list(blocks_of(a))
     for done, (name, window) in enumerate(blocks):
         for band, (tally, (mine, theirs)) in enumerate(zip(tallies, pairs, strict=True), 1):
             values = a.read(mine.name, window), b.read(theirs.name, window)
@@ -246,7 +255,8 @@ def _compare(
     return tallies
 
 
-def _blocks(rasters: StoredRasters) -> Iterator[tuple[str, Window]]:
+def blocks_of(rasters: StoredRasters) -> Iterator[tuple[str, Window]]:
+    """Yield name and window of the blocks in which rasters are compared."""
     rows, cols = rasters.geobox.shape
     side = min(rasters.side, READ_SIDE)
     for i in range(-(-rows // side)):

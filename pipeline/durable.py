@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +43,7 @@ def write_shard(job: Job, store: ResultStore, result: ShardResult) -> tuple[str,
         "tiles_needed": result.tiles_needed,
         "bytes_read": result.bytes_read,
         "seconds_read": round(result.seconds_read, 4),
+        "seconds": round(perf_counter() - result.begun, 4),
         "pixels_forward": result.pixels_forward,
         "seams": result.seams,
         "clipped": result.clipped,

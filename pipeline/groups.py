@@ -29,6 +29,8 @@ class ItemGroup:
     """Acquisition (UTC) of the earliest Item."""
     items: tuple[pystac.Item, ...]
     """The Items; the first valid pixel wins."""
+    key: str = ""
+    """What they have in common: the solar day, the instant, or the collection and id of the only one."""
 
     @property
     def cloud_cover(self) -> float:
@@ -63,15 +65,15 @@ def group_items(
         "time": lambda item: item_time(item).isoformat(),
         "id": lambda item: f"{item.collection_id or ''}/{item.id}",
     }
-    key = keys.get(groupby or "id")
-    if key is None:
+    key_of = keys.get(groupby or "id")
+    if key_of is None:
         raise InputError(
             f"unknown groupby {groupby!r}", place="groupby", remedy=nearest_name(str(groupby), keys)
         )
     groups: dict[str, list[pystac.Item]] = {}
     for item in sorted(items, key=lambda item: (item_time(item), item.collection_id or "", item.id)):
-        groups.setdefault(key(item), []).append(item)
-    dates = [ItemGroup(_stamp(members[0]), tuple(members)) for members in groups.values()]
+        groups.setdefault(key_of(item), []).append(item)
+    dates = [ItemGroup(_stamp(members[0]), tuple(members), key) for key, members in groups.items()]
     return tuple(sorted(dates, key=lambda group: (group.time, group.items[0].id)))
 
 

@@ -6,11 +6,13 @@ A task reads its own core and halo and runs the engine on one shard. Nothing is 
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 
 from tilewright.errors import KernelError
@@ -38,10 +40,34 @@ __all__ = ["as_source", "map_pixels"]
 
 
 class _Opaque:
-    """A job as one value of a graph: Dask passes it on whole instead of looking into it."""
+    """A job as one value of a graph: Dask passes it on whole instead of looking into it.
+
+    It is pickled once. A worker hands on the bytes that it got: its own job is at work in other threads, which load
+    the forward or fill a cache meanwhile, and a dictionary that grows cannot be pickled. Dask then waits for ever.
+    """
 
     def __init__(self, job: Job) -> None:
-        self.job = job
+        self._job: Job | None = job
+        self._payload: bytes | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def job(self) -> Job:
+        """The job, unpacked at first use."""
+        with self._lock:
+            if self._job is None:
+                assert self._payload is not None
+                self._job = cloudpickle.loads(self._payload)
+            return self._job
+
+    def __getstate__(self) -> bytes:
+        with self._lock:
+            if self._payload is None:
+                self._payload = cloudpickle.dumps(self._job)
+            return self._payload
+
+    def __setstate__(self, payload: bytes) -> None:
+        self._job, self._payload, self._lock = None, payload, threading.Lock()
 
 
 def as_source(cube: xr.DataArray | Mapping[str, xr.DataArray] | Source) -> Source:

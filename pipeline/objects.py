@@ -73,8 +73,10 @@ AT_ONCE = 4
 
 
 def _obstore(url: str, options: Mapping[str, Any] | None) -> Any:
-    from obstore.store import from_url
+    from obstore.store import LocalStore, from_url
 
+    if not is_remote(url):
+        return LocalStore(local_path(url), mkdir=True)
     # What `options` leave out comes from the environment: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_ALLOW_HTTP, ...
     backoff = {"init_backoff": FIRST_WAIT, "max_backoff": LONGEST_WAIT, "base": 2}
     retries = {"max_retries": RETRIES, "backoff": backoff, "retry_timeout": PATIENCE}

@@ -132,6 +132,8 @@ class ShardRecords:
     """Bytes read for it."""
     seconds_read: float
     """Seconds of reading."""
+    begun: float
+    """When its reading began, by `time.perf_counter`."""
     needed: int = 0
     """Tiles with a valid pixel in their core: one record each, or any number of boxes."""
     pixels_forward: int = 0
@@ -196,6 +198,7 @@ class RecordEngine:
             dict(counts),
             block.bytes_read if block else 0,
             perf_counter() - started,
+            started,
             len(wanted),
             len(tiles) - len(wanted),
         )
@@ -340,6 +343,7 @@ def write_records(writer: RecordWriter, result: ShardRecords) -> tuple[str, dict
         "rows": rows,
         "bytes_read": result.bytes_read,
         "seconds_read": round(result.seconds_read, 4),
+        "seconds": round(perf_counter() - result.begun, 4),
         "pixels_forward": result.pixels_forward,
         "seams": {},
         "clipped": {},

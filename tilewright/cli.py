@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from tilewright.cli_flows import deploy, run_via_prefect
 from tilewright.errors import InputError, TilewrightError
 from tilewright.interrupts import Stop, clean_stop
 from tilewright.show import (
@@ -34,6 +35,8 @@ app = typer.Typer(
 )
 # typer brings a click of its own in some versions and uses the installed one in others.
 _ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+app.command()(deploy)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (
@@ -208,6 +211,10 @@ def run(
     shard: ShardOption = None,
     stitch: Stitch = None,
     cluster: ClusterOption = None,
+    via: Annotated[
+        str | None, typer.Option(help="prefect: let a worker of the Prefect server do it.")
+    ] = None,
+    deployment: Annotated[str, typer.Option(help="Of --via prefect.")] = "region/region",
 ) -> None:
     """Run a recipe: search, line up, map, stitch, write, announce. The same command resumes."""
     from tilewright.flows.runs import run as run_recipe
@@ -226,21 +233,23 @@ def run(
         stitch=stitch,
     )
     loaded = _recipe(recipe)
+    given: dict[str, Any] = {
+        "region": region,
+        "out": out or str(Path("out") / loaded.name),
+        "weights": weights,
+        "bands": _split(bands),
+        "only": _only(only),
+        "fresh": fresh,
+        "retry_failed": retry_failed,
+        "cluster": cluster,
+    }
+    if via is not None:
+        if via != "prefect":
+            raise InputError(f"unknown way {via!r}", place="--via", remedy="known: prefect")
+        run_via_prefect(loaded, deployment, {**given, "wishes": wishes})
+        return
     with ShardProgress() as progress:
-        reports = run_recipe(
-            loaded,
-            region=region,
-            out=out or Path("out") / loaded.name,
-            weights=weights,
-            bands=_split(bands),
-            only=_only(only),
-            fresh=fresh,
-            retry_failed=retry_failed,
-            cluster=cluster,
-            progress=progress,
-            say=console.print,
-            **wishes,
-        )
+        reports = run_recipe(loaded, **given, progress=progress, say=console.print, **wishes)
     for report in reports:
         print_report(report)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -330,3 +331,21 @@ def http_ranges(tmp_path: Path) -> Iterator[RangeServer]:
         thread.start()
         yield state
         server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An API server of Prefect, with a database of its own."""
+    pytest.importorskip("prefect")
+    from tilewright.flows.quiet import quiet
+
+    before = os.environ.get("PREFECT_HOME")
+    os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
+    with quiet():
+        from prefect.testing.utilities import prefect_test_harness
+
+        with prefect_test_harness(server_startup_timeout=120):
+            yield
+    os.environ.pop("PREFECT_HOME")
+    if before is not None:
+        os.environ["PREFECT_HOME"] = before

@@ -20,29 +20,12 @@ from tilewright.kernels.user import kernel
 pytest.importorskip("prefect")
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tilewright.pipeline.report import Report
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300), pytest.mark.usefixtures("prefect_api")]
 
 LANDSAT = Path(__file__).resolve().parents[2] / "examples" / "landsat-mosaic.yaml"
 SMALL = (-54.80, -25.30, -54.70, -25.20)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """An API server of Prefect for this module, with a database of its own."""
-    before = os.environ.get("PREFECT_HOME")
-    os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
-    with quiet():
-        from prefect.testing.utilities import prefect_test_harness
-
-        with prefect_test_harness(server_startup_timeout=120):
-            yield
-    os.environ.pop("PREFECT_HOME")
-    if before is not None:
-        os.environ["PREFECT_HOME"] = before
 
 
 @kernel(
@@ -110,7 +93,8 @@ def same_results(ours: list[Report], theirs: list[Report], a: Path, b: Path) -> 
 
 
 def test_the_flow_gives_the_bits_of_run(tmp_path: Path) -> None:
-    from tilewright.flows.region import GROUPS, run_region
+    from tilewright.flows.region import run_region
+    from tilewright.flows.tasks import GROUPS
 
     wishes = {"tile": 64, "shard": 64, "threads": 2, "device": "cpu"}
     plain = run(LANDSAT, region=SMALL, out=tmp_path / "run", **wishes)

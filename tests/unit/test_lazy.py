@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle  # type: ignore[import-untyped]
 import dask
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from running import Arrays, image, job_of, make_kernel, run_job, with_holes
 
 from tilewright.errors import InputError, KernelError
 from tilewright.pipeline.grid import Window
-from tilewright.pipeline.lazy import lazy_dataset, map_pixels
+from tilewright.pipeline.lazy import _Opaque, lazy_dataset, map_pixels
 from tilewright.pipeline.rasters import RasterSource
 from tilewright.pipeline.source import Reason
 
@@ -253,3 +255,19 @@ def test_outputs_and_reason_share_one_run_of_a_shard(scheduler: str) -> None:
         found = data.compute()
     assert len(source.reads) == shards
     assert (found["a"] == -found["b"]).all()
+
+
+def test_a_worker_hands_on_the_job_that_it_got(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own is at work in another thread: pickling that failed now and then, and Dask waited for ever."""
+    holder = _Opaque(job_of(blur(), ArraySource(image(100, 80)), tile=64))
+    there = pickle.loads(cloudpickle.dumps(holder))
+    assert there.job.tiling == holder.job.tiling
+    growing = there.job
+
+    def refuse(_: object, protocol: object) -> None:
+        raise RuntimeError("dictionary changed size during iteration")
+
+    monkeypatch.setattr(type(growing), "__reduce_ex__", refuse)
+    elsewhere = pickle.loads(pickle.dumps(there))
+    assert elsewhere.job is not growing
+    assert elsewhere.job.kernel.spec == growing.kernel.spec
