@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
+from tilewright.catalogs.offsets import processing_baseline
 from tilewright.catalogs.times import item_times
 
 if TYPE_CHECKING:
@@ -113,8 +114,9 @@ def _sentinel2(item: pystac.Item) -> _Key | None:
     facts = item.properties
     product = _s2_product(item)
     level = product[1] if product else _level(item)
-    taken = _S2_DATATAKE.search(str(facts.get("s2:datatake_id", "")))
-    strip = _DATASTRIP.search(str(facts.get("s2:datastrip_id", "")))
+    # The Copernicus Data Space names both by the extension of ESA's framework.
+    taken = _S2_DATATAKE.search(str(facts.get("s2:datatake_id") or facts.get("eopf:datatake_id", "")))
+    strip = _DATASTRIP.search(str(facts.get("s2:datastrip_id") or facts.get("eopf:datastrip_id", "")))
     moment: object
     if product:
         moment = product[2]
@@ -231,12 +233,11 @@ def _rank(item: pystac.Item) -> tuple[Any, ...]:
 
 def _baseline(item: pystac.Item) -> str:
     """Return the processing baseline as ``"05.10"``, or an empty text."""
-    facts = item.properties
-    for name in ("s2:processing_baseline", "sentinel2:processing_baseline", "sentinel:processing_baseline"):
-        if facts.get(name):
-            return str(facts[name]).zfill(5)
-    for name in ("s2:product_uri", "s2:datatake_id", "s2:datastrip_id", "sentinel:product_id"):
-        match = _BASELINE.search(str(facts.get(name, "")))
+    stated = processing_baseline(item)
+    if stated is not None:
+        return "{:02d}.{:02d}".format(*stated)
+    for name in ("s2:datatake_id", "s2:datastrip_id"):
+        match = _BASELINE.search(str(item.properties.get(name, "")))
         if match:
             return f"{match.group(1)}.{match.group(2)}"
     return ""

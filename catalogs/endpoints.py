@@ -27,8 +27,9 @@ class Endpoint:
     """Address of the API or file; of a file on disk, its absolute path."""
     kind: Literal["api", "static", "geoparquet"]
     """How it is searched: by the server, by walking JSON files, or by scanning a table."""
-    signing: Literal["none", "planetary-computer"] = "none"
-    """Whose tokens its assets need at open."""
+    signing: Literal["none", "planetary-computer", "s3-keys"] = "none"
+    """What its assets need at open: nothing, Planetary Computer's tokens, or keys of the bucket, which are found
+    by :mod:`tilewright.catalogs.stores`."""
     note: str = ""
     """What a user should know about it: collections, limits."""
 
@@ -55,6 +56,24 @@ ENDPOINTS: dict[str, Endpoint] = {
             signing="planetary-computer",
             note="sentinel-2-l2a, sentinel-1-rtc, landsat-c2-l2, naip, cop-dem-glo-30; assets need tokens that "
             "last under an hour; PC_SDK_SUBSCRIPTION_KEY raises the rate limit",
+        ),
+        # https://documentation.dataspace.copernicus.eu/APIs/STAC.html
+        Endpoint(
+            "cdse",
+            "https://stac.dataspace.copernicus.eu/v1",
+            "api",
+            signing="s3-keys",
+            note="sentinel-2-l2a, and others that are read as plain rasters; assets are JPEG 2000 in s3://eodata and "
+            "need CDSE_S3_ACCESS_KEY and CDSE_S3_SECRET_KEY",
+        ),
+        # https://www.usgs.gov/landsat-missions/spatiotemporal-asset-catalog-stac
+        Endpoint(
+            "landsatlook",
+            "https://landsatlook.usgs.gov/stac-server",
+            "api",
+            signing="s3-keys",
+            note="landsat-c2l2-sr and landsat-c2l2-st, Items of their own; assets are read from s3://usgs-landsat, "
+            "requester pays, with the account of AWS_ACCESS_KEY_ID",
         ),
     )
 }

@@ -10,12 +10,13 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from tilewright.catalogs.endpoints import is_remote
 from tilewright.catalogs.signing import unsigned
+from tilewright.catalogs.stores import needs_login
 from tilewright.errors import CatalogError
 
 if TYPE_CHECKING:
     import pystac
 
-__all__ = ["local_path", "make_item", "resolve_href"]
+__all__ = ["local_path", "make_item", "readable_href", "resolve_href"]
 
 _DRIVE = re.compile(r"^[A-Za-z]:[\\/]")
 _TREE_LINKS = {"root", "parent", "child", "item", "next", "prev", "items"}
@@ -78,6 +79,22 @@ def resolve_href(href: str, base: str | None, *, remote: bool, place: str) -> st
 def local_path(href: str) -> str:
     """Return the path of a ``file:`` href; any other href as it is."""
     return unquote(urlsplit(href).path) if href.startswith("file://") else href
+
+
+def readable_href(asset: pystac.Asset) -> str:
+    """Return where the file of an asset is read: at its href, or where that wants a login at ``alternate.s3``.
+
+    Items of LandsatLook have both (https://github.com/stac-extensions/alternate-assets). Where the second is
+    missing the href comes back, and :func:`tilewright.catalogs.stores.check_access` refuses it.
+    """
+    href: str = asset.get_absolute_href() or asset.href
+    if not needs_login(href):
+        return href
+    alternates = asset.extra_fields.get("alternate")
+    record = alternates.get("s3") if isinstance(alternates, Mapping) else None
+    other = str(record.get("href") or "") if isinstance(record, Mapping) else ""
+    # Nobody has looked at this address yet: only the network may come out of it.
+    return unsigned(other) if other.startswith("s3://") else href
 
 
 def _join_remote(base: str, href: str, place: str) -> str:

@@ -376,13 +376,14 @@ _RASTER_TYPES = (
     "image/x.geotiff",
     "application/vnd.gdal",
 )
+_RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt")
 
 
 def _plain(item: pystac.Item) -> Sensor:
     """Describe a raster that no product description covers by what its own assets say."""
     bands: list[Band] = []
     for key, asset in item.assets.items():
-        if is_raster(key, asset):
+        if is_raster(key, asset) and "metadata" not in (asset.roles or ()):
             bands.extend(_plain_bands(key, asset))
     return Sensor(name="raster", title=f"raster {item.collection_id or item.id}", bands=_unique(bands))
 
@@ -390,12 +391,13 @@ def _plain(item: pystac.Item) -> Sensor:
 def is_raster(key: str, asset: pystac.Asset) -> bool:
     """Say whether an asset holds pixels to compute with: not a picture, not metadata, not a model."""
     roles = set(asset.roles or ())
-    if key in _NOT_PIXELS or roles & (_NOT_PIXELS | {"mlm:model", "tiles"}):
+    if key in _NOT_PIXELS or roles & (_NOT_PIXELS - {"metadata"} | {"mlm:model", "tiles"}):
         return False
     media = (asset.media_type or "").lower()
     if media:
+        # LandsatLook's quality bands have the role `metadata` beside that of a mask: the type decides.
         return media.startswith(_RASTER_TYPES)
-    return asset.href.lower().rsplit("?", 1)[0].endswith((".tif", ".tiff", ".jp2", ".vrt"))
+    return "metadata" not in roles and asset.href.lower().rsplit("?", 1)[0].endswith(_RASTER_SUFFIXES)
 
 
 def band_records(asset: pystac.Asset) -> list[Mapping[str, Any]]:

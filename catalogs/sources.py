@@ -7,10 +7,12 @@ from, because a nodata value that nobody declared is a guess, and a guess must b
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from tilewright.catalogs.hrefs import readable_href
 from tilewright.catalogs.offsets import ScaleOffset, facts_of, scale_offset
 from tilewright.catalogs.sensors import Band, Sensor, band_records, is_raster, sensor_for
 from tilewright.errors import InputError, nearest_name
@@ -38,7 +40,8 @@ class BandSource:
     """Key of the asset within the Item."""
 
     href: str
-    """Address as the Item has it, unsigned; absolute wherever the Item knows its own address."""
+    """Address at which the file is read, unsigned: as the Item has it, absolute wherever the Item knows its own
+    address, or ``alternate.s3`` where the former wants a login."""
 
     index: int
     """Band within the file, from 1."""
@@ -125,7 +128,7 @@ def band_source(
         item_id=item.id,
         band=band.name,
         asset=key,
-        href=asset.get_absolute_href() or asset.href,
+        href=readable_href(asset),
         index=index,
         units=band.units,
         categorical=band.categorical,
@@ -146,7 +149,7 @@ def _asset_key(item: pystac.Item, sensor: Sensor, band: Band) -> str:
     if band.asset is not None:
         return band.asset
     wanted = [band.name, *band.aliases]
-    lowered = {key.lower(): key for key in candidates}
+    lowered = _keys_by_name(candidates)
     for alias in wanted:
         if alias.lower() in lowered:
             return lowered[alias.lower()]
@@ -162,6 +165,27 @@ def _asset_key(item: pystac.Item, sensor: Sensor, band: Band) -> str:
         place=item.id,
         remedy=f"assets with pixels: {', '.join(candidates) or 'none'}",
     )
+
+
+_AT_RESOLUTION = re.compile(r"_(\d+)m$")
+
+
+def _keys_by_name(candidates: Mapping[str, pystac.Asset]) -> dict[str, str]:
+    """Return asset keys by the lower-case names that mean them.
+
+    ESA's products hold a band at several resolutions, and the Copernicus Data Space names all of them:
+    ``B04_10m``, ``B04_20m``, ``B04_60m``. ``B04`` means the finest, but for ``sampling:upsampled``, which only
+    repeats what a coarser one measured (``B01_20m``).
+    """
+
+    def rank(key: str) -> tuple[bool, int]:
+        found = _AT_RESOLUTION.search(key)
+        return "sampling:upsampled" in (candidates[key].roles or ()), int(found[1]) if found else 0
+
+    names: dict[str, str] = {}
+    for key in sorted(candidates, key=rank):
+        names.setdefault(_AT_RESOLUTION.sub("", key).lower(), key)
+    return names | {key.lower(): key for key in candidates}
 
 
 def _describes(asset: pystac.Asset, band: Band) -> bool:

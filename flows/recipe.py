@@ -155,8 +155,8 @@ class Recipe(_Part):
     description: str = ""
     """What it makes, in a sentence."""
     catalog: str
-    """``earth-search``, ``planetary-computer``, an API's URL, or a path (from the recipe's folder) or URL of a
-    static catalog, an ItemCollection or a stac-geoparquet file."""
+    """``earth-search``, ``planetary-computer``, ``cdse``, ``landsatlook``, an API's URL, or a path (from the
+    recipe's folder) or URL of a static catalog, an ItemCollection or a stac-geoparquet file."""
     collections: Annotated[tuple[str, ...], BeforeValidator(_as_list)]
     """Ids of the collections."""
     region: str | dict[str, Any] | tuple[float, float, float, float] | None = None

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tilewright.catalogs.stores import check_access
 from tilewright.errors import InputError, ReadError, nearest_name
 
 from .composite import Composite, Plane, first_valid
 from .failures import Failure
 from .grid import Grid, Window
 from .groups import GroupBy, ItemGroup, group_items
+from .handles import plain_href
 from .harmonise import ItemPlan, describe_plan, item_reason, plan_item, read_item
 from .readers import CACHE_BYTES, RESAMPLINGS, BandReader, make_reader, tallied
 from .reading import AHEAD_BYTES, concurrently, planes_ahead, strips_bytes
@@ -90,7 +92,8 @@ class CubeSource:
     Raises
     ------
     InputError
-        No Items, an option that is unknown, a band that an Item lacks or whose scale is undecided.
+        No Items, an option that is unknown, a band that an Item lacks or whose scale is undecided, a bucket
+        for which the environment has no keys.
     """
 
     def __init__(
@@ -125,6 +128,7 @@ class CubeSource:
         wanted = list(bands) if bands is not None else _common_bands(flat)
         self._periods = _dates(periods, grid, groupby, self._composite, wanted, self._mask, offsets, nodata)
         _check_reach(self._periods, grid)
+        _check_access(self._periods)
         plan = self._periods[0][0].items[0]
         self._bands = tuple(source.band for source in plan.sources)
         self._units = {source.band: source.units for source in plan.sources}
@@ -335,6 +339,13 @@ def _check_reach(periods: Sequence[Sequence[CubeDate]], grid: Grid) -> None:
             place="region",
             remedy="choose a region on the scenes, or search with this one",
         )
+
+
+def _check_access(periods: Sequence[Sequence[CubeDate]]) -> None:
+    """Look for the keys of all files before the first is opened: a run shall not end at its last scene."""
+    for plan in (plan for period in periods for date in period for plan in date.items):
+        for file in (*plan.files, *(() if plan.mask is None else (plan.mask.file,))):
+            check_access(file.href, f"{file.place}, {plain_href(file.href)}")
 
 
 def _longitude(grid: Grid) -> float:

@@ -14,9 +14,12 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
+from tilewright.catalogs.stores import check_access, store_of
 from tilewright.errors import ReadError, TilewrightError
 
 if TYPE_CHECKING:
@@ -47,6 +50,12 @@ _GDAL = {
     "GDAL_NUM_THREADS": "1",
 }
 _LOCAL = {"GDAL_NUM_THREADS": "1"}
+_REFUSALS = {
+    "CPLE_AWSAccessDeniedError",
+    "CPLE_AWSInvalidCredentialsError",
+    "CPLE_AWSSignatureDoesNotMatchError",
+}
+"""Names of the classes by which rasterio tells that S3 refused the keys."""
 
 
 def is_local(href: str) -> bool:
@@ -76,11 +85,42 @@ def _endpoint() -> dict[str, str]:
     return {"AWS_S3_ENDPOINT": host.rstrip("/"), "AWS_HTTPS": secure, "AWS_VIRTUAL_HOSTING": "FALSE"}
 
 
-def gdal_env(href: str) -> rasterio.Env:
-    """Return GDAL's settings for reading ``href``; what the caller's own environment says is kept beneath."""
-    import rasterio
+@contextmanager
+def gdal_env(href: str) -> Iterator[None]:
+    """Set GDAL up for reading ``href``; what the caller's own environment says is kept beneath.
 
-    return rasterio.Env(**(_LOCAL if is_local(href) else _GDAL | _endpoint()))
+    A bucket of `tilewright.catalogs.stores` gets its own endpoint, region and keys, whatever others have.
+    """
+    import rasterio
+    from rasterio.env import setenv
+    from rasterio.session import DummySession
+
+    store = store_of(href)
+    if store is None:
+        with rasterio.Env(**(_LOCAL if is_local(href) else _GDAL | _endpoint())):
+            yield
+        return
+    # Without a session given rasterio would first look for the process's own keys, by boto3 where that is there.
+    with rasterio.Env(session=DummySession(), **_GDAL):
+        setenv(**store.settings())
+        yield
+
+
+def _in_env[T](href: str, call: Callable[[], T]) -> T:
+    """Return ``call()``, made with GDAL set up for ``href``.
+
+    What rasterio sets in the main thread holds for the whole process, in others for the thread alone. So the keys
+    of one bucket are never set in the main thread: threads that read other buckets would take them for theirs.
+    """
+
+    def inside() -> T:
+        with gdal_env(href):
+            return call()
+
+    if store_of(href) is None or threading.current_thread() is not threading.main_thread():
+        return inside()
+    with ThreadPoolExecutor(1, "tilewright-bucket") as apart:
+        return apart.submit(copy_context().run, inside).result()
 
 
 class Handles:
@@ -161,7 +201,12 @@ def forget_network(path: str) -> None:
 
 def refused(error: BaseException) -> bool:
     """True where a server said 403 (or 401): the signature is missing, wrong or too old."""
-    return bool(re.search(r"\b40[13]\b|Forbidden|AccessDenied|Access Denied", _messages(error)))
+    pattern = (
+        r"\b40[13]\b|Forbidden|Access ?Denied|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken"
+        r"|[Aa]ccess [Kk]ey I[Dd] you provided|provided token (has|is)"
+    )
+    kinds = {type(one).__name__ for one in _chain(error)}  # of some refusals GDAL tells the kind, and no code
+    return bool(re.search(pattern, _messages(error)) or kinds & _REFUSALS)
 
 
 def transient(error: BaseException) -> bool:
@@ -174,12 +219,17 @@ def transient(error: BaseException) -> bool:
     return bool(re.search(pattern, _messages(error)))
 
 
-def _messages(error: BaseException | None) -> str:
-    parts: list[str] = []
-    while error is not None and len(parts) < 8:
-        parts.append(str(error))
+def _messages(error: BaseException) -> str:
+    return " | ".join(str(one) for one in _chain(error))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it came from, the last eight at most."""
+    for _ in range(8):
+        if error is None:
+            return
+        yield error
         error = error.__cause__ or error.__context__
-    return " | ".join(parts)
 
 
 def read_retrying[T](
@@ -195,10 +245,12 @@ def read_retrying[T](
 
     ``opened_as()`` gives the href to open, signed where there is a signer. A refusal (403) renews the
     signature once. Local files are tried once. Between tries: 0.5 s doubled each time, with jitter, and GDAL
-    is made to forget the file, since it caches a failed open.
+    is made to forget the file, since it caches a failed open. Raises `InputError` before the first try where the
+    environment lacks the keys of a bucket.
     """
     from rasterio.errors import RasterioError
 
+    check_access(href, place)
     local = is_local(href)
     state: dict[str, str] = {}
 
@@ -211,19 +263,18 @@ def read_retrying[T](
     attempt = 1
     while True:
         try:
-            with gdal_env(href):
-                return read(opened_as)
+            return _in_env(href, lambda: read(opened_as))
         except RasterioError as error:
             handles.drop(href)
             if local:
-                raise _failure(error, place, attempt, local=local) from error
-            forget_network(opened_as())
+                raise _failure(error, href, place, attempt) from error
+            _in_env(href, lambda: forget_network(opened_as()))
             if refused(error) and signer is not None and not renewed:
                 renewed = True
                 state["href"] = signer.refresh(opened_as())
                 continue
             if refused(error) or not transient(error) or attempt >= attempts:
-                raise _failure(error, place, attempt, local=local) from error
+                raise _failure(error, href, place, attempt) from error
             time.sleep(_FIRST_WAIT_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
             attempt += 1
         except TilewrightError:
@@ -231,10 +282,15 @@ def read_retrying[T](
             raise
 
 
-def _failure(error: BaseException, place: str, attempts: int, *, local: bool) -> ReadError:
+def _failure(error: BaseException, href: str, place: str, attempts: int) -> ReadError:
+    local, store = is_local(href), store_of(href)
     text = re.sub(r"(https?://[^\s'\"?]+)\?[^\s'\"]*", r"\1", _messages(error).split(" | ")[-1].strip())
     after = f" after {attempts} tries" if attempts > 1 else ""
-    if refused(error):
+    if store is not None:
+        text = store.hide(text)
+    if refused(error) and store is not None:
+        remedy = f"the server refuses the keys: {store.remedy}"
+    elif refused(error):
         remedy = "the server refuses it: check credentials or the catalog's signing"
     elif re.search(r"No such file|404|does not exist", text):
         remedy = "check that the file is there"

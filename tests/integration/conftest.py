@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 
 def free_port() -> int:
@@ -84,11 +85,9 @@ def _weed() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    """A seaweedfs server for the session. Its bucket is shared: use a prefix of your own."""
-    folder = tmp_path_factory.mktemp("weed")
-    key, secret = "tester", "not-a-secret"
+@contextmanager
+def object_store(folder: Path, bucket: str, key: str, secret: str) -> Iterator[S3]:
+    """Run a seaweedfs server with one bucket and one pair of keys until the block ends."""
     config = folder / "s3.json"
     identity = {
         "name": "tester",
@@ -117,7 +116,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     ]
     log = (folder / "weed.log").open("wb")
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
-    server = S3(f"http://127.0.0.1:{ports['s3']}", "results", key, secret)
+    server = S3(f"http://127.0.0.1:{ports['s3']}", bucket, key, secret)
     try:
         _make_bucket(server, f"http://127.0.0.1:{ports['filer']}", process, folder / "weed.log")
         yield server
@@ -128,6 +127,13 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         except subprocess.TimeoutExpired:
             process.kill()
         log.close()
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """A seaweedfs server for the session. Its bucket is shared: use a prefix of your own."""
+    with object_store(tmp_path_factory.mktemp("weed"), "results", "tester", "not-a-secret") as server:
+        yield server
 
 
 def _make_bucket(server: S3, filer: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -164,6 +170,8 @@ class Request:
     """The Range header."""
     status: int
     """What was answered."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """All headers, by their names in lower case."""
 
 
 @dataclass
@@ -304,8 +312,9 @@ class _RangeHandler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _note(self, span: str | None, status: int) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
         with self.state._lock:
-            self.state.log.append(Request(self.command, self.path, span, status))
+            self.state.log.append(Request(self.command, self.path, span, status, headers))
 
     def log_message(self, *args: object) -> None:
         """Keep the output of the tests clean."""
