@@ -70,8 +70,10 @@ class Wish:
     """Work pool; one of type ``process`` is made where there is none of this name."""
     image: str | None = None
     """Container image, for a Docker or Kubernetes pool."""
-    at_once: int | None = 1
-    """Most flow runs of the deployment at a time; further ones wait. None is no bound."""
+    at_once: int | None = None
+    """Most flow runs of the deployment at a time; further ones wait. None is no bound: locks keep two runs of one
+    place apart. A bound is a lease of the server, which forgets it when it is restarted, unless it keeps leases in
+    files, and then calls the run crashed (docs/production.md)."""
     secrets: Mapping[str, str] = field(default_factory=dict)
     """Environment variable of the run -> name of the Secret block that holds its value."""
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,7 @@ class PrefectServer:
             "PREFECT_API_URL": self.url,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
@@ -114,8 +116,15 @@ class PrefectServer:
         """Ask the API: POST where there is a body, else GET."""
         data = None if body is None else json.dumps(body).encode()
         asked = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(asked, timeout=20) as answer:
-            content = answer.read()
+        for left in (4, 3, 2, 1, 0):
+            try:
+                with urllib.request.urlopen(asked, timeout=20) as answer:
+                    content = answer.read()
+                break
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or not left:  # 503: SQLite is busy
+                    raise
+                time.sleep(1)
         return json.loads(content) if content else None
 
     def _is_well(self) -> bool:

@@ -29,7 +29,7 @@ def deploy(
     timezone: Annotated[str, typer.Option(help="Of the cron.")] = "UTC",
     pool: Annotated[str, typer.Option(help="Work pool; made where there is none.")] = "tilewright",
     image: Annotated[str | None, typer.Option(help="Container image, for Docker and Kubernetes.")] = None,
-    at_once: Annotated[int, typer.Option(help="Most flow runs at a time; 0 is no bound.")] = 1,
+    at_once: Annotated[int, typer.Option(help="Most flow runs at a time; 0 is no bound.")] = 0,
     secret: Annotated[
         list[str] | None, typer.Option(help="VARIABLE=block: a Secret block for the run's environment.")
     ] = None,

@@ -21,7 +21,7 @@ from prefect_server import PrefectServer  # noqa: E402
 
 
 def main(folder: Path) -> None:
-    """Write ``prefect-form.png`` and ``prefect-run.png`` into ``folder``."""
+    """Write ``prefect-form.png``, ``prefect-run.png`` and ``prefect-artifacts.png`` into ``folder``."""
     from playwright.sync_api import sync_playwright
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -54,10 +54,14 @@ def take(page: Any, server: PrefectServer, folder: Path) -> None:
     page.wait_for_load_state("networkidle")
     page.wait_for_timeout(2000)
     page.screenshot(path=folder / "prefect-form.png")
-    page.goto(f"{home}/runs/flow-run/{run['id']}?tab=Artifacts")
+    page.goto(f"{home}/runs/flow-run/{run['id']}")
     page.wait_for_load_state("networkidle")
     page.wait_for_timeout(2000)
-    page.screenshot(path=folder / "prefect-run.png")
+    page.screenshot(path=folder / "prefect-run.png", clip={"x": 0, "y": 0, "width": 1280, "height": 500})
+    page.get_by_text("Artifacts", exact=True).last.click()
+    page.wait_for_timeout(2000)
+    page.set_viewport_size({"width": 1280, "height": 1400})
+    page.screenshot(path=folder / "prefect-artifacts.png")
 
 
 if __name__ == "__main__":

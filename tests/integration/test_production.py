@@ -93,12 +93,12 @@ def test_from_an_empty_machine(server: PrefectServer, place: Path) -> None:
     maps = place / "maps"
 
     # deploy
-    told = server.tilewright("deploy", "region", "--at-once", "0").stdout
+    told = server.tilewright("deploy", "region").stdout
     assert "work pool tilewright made" in told
     assert "deployment region/region in work pool tilewright: runs on demand" in told
     watch = ["--recipe", str(level), "--regions", str(regions), "--out", str(maps)]
     told = server.tilewright("deploy", "monitor", *watch, "--cron", "* * * * *").stdout
-    assert "runs at `* * * * *` (UTC), 1 at a time" in told
+    assert "runs at `* * * * *` (UTC), any number at a time" in told
     server.start_worker()
 
     # run for a region

@@ -94,7 +94,8 @@ def test_every_command_of_the_page(tmp_path: Path) -> None:
         terminal.close()
     told = "\n".join(outputs)
     assert (
-        "deployment monitor/monitor in work pool tilewright: runs at `0 6 * * *` (UTC), 1 at a time" in told
+        "deployment monitor/monitor in work pool tilewright: runs at `0 6 * * *` (UTC), any number at a time"
+        in told
     )
     published = sorted(p.name for p in (tmp_path / "maps" / "catalog" / "reservoir").glob("*-*"))
     assert published == ["dam-2020-05", "dam-2020-05-18", "east-arm-2020-05", "east-arm-2020-05-18"]
