@@ -56,6 +56,8 @@ __all__ = ["GPU_LIMIT", "GROUPS", "OPTIONS", "Held", "Part", "carry_out", "host_
 
 GROUPS = 16
 """Most groups of shards of a flow run's result, all parts of the region together."""
+LEAST = 4
+"""Fewest shards of a group, but for the last."""
 QUIET = 5.0
 """Seconds between two updates of a progress artifact: each is a call of Prefect's API."""
 RETRIES = 2
@@ -227,9 +229,12 @@ def _publish(part: Part) -> Report:
 
 
 def _grouped(run: Run, most: int) -> list[tuple[int, int, list[Shard]]]:
-    """Cut what is to do into at most ``most`` runs of neighbours in row-major order: (number, of, shards)."""
+    """Cut what is to do into at most ``most`` runs of neighbours in row-major order: (number, of, shards).
+
+    A group has `LEAST` shards, so that a small region is no more than a few task runs.
+    """
     todo = [] if run.finished is not None else run.todo
-    size = max(1, ceil(len(todo) / max(1, most)))
+    size = max(LEAST, ceil(len(todo) / max(1, most)))
     groups = [todo[i : i + size] for i in range(0, len(todo), size)]
     return [(i + 1, len(groups), shards) for i, shards in enumerate(groups)]
 

@@ -153,6 +153,10 @@ class PrefectServer:
         """Return the task runs of a flow run."""
         return list(self.ask("/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}, "limit": 200}))
 
+    def task_count(self, run: str) -> int:
+        """Return how many task runs a flow run has."""
+        return int(self.ask("/task_runs/count", {"flow_runs": {"id": {"any_": [run]}}}))
+
     def artifacts(self, run: str) -> list[dict[str, Any]]:
         """Return the artifacts of a flow run."""
         return list(self.ask("/artifacts/filter", {"flow_runs": {"id": {"any_": [run]}}, "limit": 200}))
