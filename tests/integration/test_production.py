@@ -20,7 +20,8 @@ pytest.importorskip("prefect")
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
+# Slow for what it waits for: two ticks of a schedule, and eight processes that start.
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(420)]
 
 KERNELS = """
 import time
