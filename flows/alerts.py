@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tilewright.errors import ReadError
+from tilewright.errors import InputError, ReadError
 
 if TYPE_CHECKING:
     from tilewright.flows.runs import PreparedRun
@@ -26,7 +26,6 @@ def write_alerts(
     import pystac
 
     from tilewright.catalogs.publish import write_json
-    from tilewright.errors import InputError
     from tilewright.pipeline import objects
     from tilewright.pipeline.alerts import find_alerts
 

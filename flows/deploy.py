@@ -162,25 +162,15 @@ def _check_parameters(wish: Wish) -> None:
 
 
 def _check_secrets(client: SyncPrefectClient, wish: Wish) -> None:
-    import asyncio
-
-    from prefect.client.orchestration import get_client
-
-    async def is_there(block: str) -> bool:
-        async with get_client() as asked:
-            try:
-                await asked.read_block_document_by_name(block, "secret")
-            except ObjectNotFound:
-                return False
-            return True
-
     for variable, block in wish.secrets.items():
-        if not asyncio.run(is_there(block)):
+        try:
+            client.read_block_document_by_name(block, "secret", include_secrets=False)
+        except ObjectNotFound as error:
             raise InputError(
                 f"there is no Secret block {block!r} for {variable}",
                 place="--secret",
                 remedy=f"make it in the server's pages, or by Secret(value=...).save({block!r})",
-            )
+            ) from error
 
 
 def _pool(client: SyncPrefectClient, wish: Wish) -> Iterator[str]:

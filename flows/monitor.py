@@ -12,7 +12,6 @@ import os
 import socket
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -35,6 +34,7 @@ from tilewright.flows.tasks import OPTIONS, SEARCH_SECONDS, Held, carry_out, hos
 
 if TYPE_CHECKING:
     from tilewright.catalogs.region import Region
+    from tilewright.pipeline.lease import Lease
 
 __all__ = ["FailedRegions", "Outcome", "Watch", "check_watch", "keep_watch", "monitor"]
 
@@ -280,19 +280,17 @@ def _after_look(wanted: Watch, name: str, found: _Look) -> Iterator[Outcome]:
         yield Outcome(name, "failed", note=str(error))
 
 
-@contextmanager
-def _lock(wanted: Watch, name: str) -> Iterator[None]:
-    """Hold a region of a recipe: the lock lies with its results and names its owner and its end."""
+def _lock(wanted: Watch, name: str) -> Lease:
+    """Return the lock of a region of a recipe: it lies with the results and names its owner and its end."""
     from tilewright.pipeline.lease import Lease
 
     owner = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
-    with Lease(None, f"{wanted.out}/{wanted.recipe.name}/{name}", owner=owner, name=LOCK):
-        yield
+    return Lease(None, f"{wanted.out}/{wanted.recipe.name}/{name}", owner=owner, name=LOCK)
 
 
 def _one(wanted: Watch, due: watch.Due) -> Outcome:
     """Make one result. What another monitor has published since the look is not made again."""
-    known = watch.published_results(wanted.catalog, wanted.recipe.name).get(due.region, [])
+    known = watch.published_results(wanted.catalog, wanted.recipe.name, due.region).get(due.region, [])
     if any(one.date == due.date and one.scenes == due.scenes for one in known):
         return Outcome(due.region, "nothing new", due.date, "another monitor has published it")
     before = max((one for one in known if one.date < due.date), key=lambda one: one.date, default=None)

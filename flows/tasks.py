@@ -173,14 +173,12 @@ def parts_of(
     announce: Callable[[runs.PreparedRun], Any] = runs.announce,
 ) -> list[Part]:
     """Check the plans of a result's parts, say what they cost, and return them."""
-    from tilewright.pipeline.cluster import Cluster, plan_on
-    from tilewright.pipeline.plan import make_plan
+    from tilewright.pipeline.cluster import plan_for
 
     parts = []
     for i, one in enumerate(prepared):
         name = label if len(prepared) == 1 else f"{label}, part {i + 1} of {len(prepared)}"
-        cluster = one.request.cluster
-        made = make_plan(one.job) if cluster is None else plan_on(Cluster.of(cluster), one.job)
+        made = plan_for(one.job, one.request.cluster)
         made.check()
         mib = made.memory.total / 2**20
         get_run_logger().info(
@@ -197,9 +195,8 @@ def carry_out(part: Part, groups: int = GROUPS) -> Report:
         _open(part, stack)
         for group, of, shards in _grouped(part.run, groups):
             _compute(part, Held(shards), group, of)
-        entries = dict(part.run.ledger.entries)
         report = _publish(part)
-    _show(part, report, entries)
+    _show(part, report)
     return report
 
 
@@ -234,7 +231,7 @@ def _grouped(run: Run, most: int) -> list[tuple[int, int, list[Shard]]]:
     A group has `LEAST` shards, so that a small region is no more than a few task runs.
     """
     todo = [] if run.finished is not None else run.todo
-    size = max(LEAST, ceil(len(todo) / max(1, most)))
+    size = max(LEAST, ceil(len(todo) / most))
     groups = [todo[i : i + size] for i in range(0, len(todo), size)]
     return [(i + 1, len(groups), shards) for i, shards in enumerate(groups)]
 
@@ -242,7 +239,7 @@ def _grouped(run: Run, most: int) -> list[tuple[int, int, list[Shard]]]:
 # -- in Prefect's pages --------------------------------------------------------------------------------------
 
 
-def _show(part: Part, report: Report, entries: dict[str, dict[str, Any]]) -> None:
+def _show(part: Part, report: Report) -> None:
     """Show the report's main numbers, its shards, the quicklook, and where the outputs lie."""
     key, out = part.key, part.prepared.request.out
     place = part.prepared.request.remote or str(Path(out).resolve())
@@ -259,7 +256,7 @@ def _show(part: Part, report: Report, entries: dict[str, dict[str, Any]]) -> Non
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     create_markdown_artifact(f"# {report.title}\n\n| | |\n|---|---|\n{table}\n", key=key)
-    shards = [_row(name, facts) for name, facts in entries.items()]
+    shards = [_row(name, facts) for name, facts in part.run.ledger.entries.items()]
     if shards:
         shards.sort(key=lambda row: -float(row["seconds"]))
         about = f"Shards of {part.label}, the slowest first"

@@ -129,11 +129,16 @@ class Look:
     """True where a date is new, and the kernel takes more dates than there are."""
 
 
-def published_results(catalog: str | Path, collection: str) -> dict[str, list[Published]]:
-    """Return the results of a recipe in a local catalog, by region, oldest first; none where there is none yet."""
+def published_results(
+    catalog: str | Path, collection: str, region: str | None = None
+) -> dict[str, list[Published]]:
+    """Return the results of a recipe in a local catalog, by region, oldest first; none where there is none yet.
+
+    With ``region`` only the Items whose ids begin with its name (`Due.name`) are opened: a catalog may hold thousands.
+    """
     root = Path(catalog) / collection
     found: dict[str, list[Published]] = {}
-    for path in sorted(root.glob("*/*.json")):
+    for path in sorted(root.glob(f"{region}-*/*.json" if region else "*/*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         facts = content.get("properties", {}).get(PROPERTY)
         if not facts:
@@ -160,7 +165,6 @@ def look(
     *,
     each: Literal["date", "span"] = "date",
     backlog: int | None = 1,
-    weights: str | None = None,
 ) -> Look:
     """Search for a region, and return what is due.
 
@@ -178,8 +182,6 @@ def look(
     backlog
         Most dates of a region without any result: its newest. What is older is for a backfill, whose ``None``
         takes all dates.
-    weights
-        Instead of the recipe's.
 
     Raises
     ------
@@ -193,11 +195,12 @@ def look(
     if not watched.items:
         return Look((), (f"{name}: no Items found for {watched.searched}",), waiting=False)
     groups = _groups(recipe, region, watched, each)
-    kernel = runs.load_kernel(recipe, weights)
+    kernel = runs.load_kernel(recipe)
     fewest, most = next(iter(kernel.spec.inputs.values())).date_range
     if recipe.periods is not None or recipe.composite is not None or each == "span":
         fewest = most = 1  # of dates that are taken one by one
     wanted = _wanted(groups, published, backlog, moving=each == "span")
+    grids = runs.choose_grids(recipe, region, found) if wanted else ()
     dues, notes = [], []
     for at, why in wanted:
         first = max(0, at + 1 - most)
@@ -206,8 +209,7 @@ def look(
             continue
         items = tuple(item for group in groups[first : at + 1] for item in group.items)
         chosen = (*found[:-1], replace(watched, items=items))
-        grids = runs.choose_grids(recipe, region, found)
-        sought = runs.Sought(recipe, kernel, weights, None, region, chosen, grids)
+        sought = runs.Sought(recipe, kernel, None, None, region, chosen, grids)
         dues.append(Due(name, groups[at].key, why, sought, _scenes(groups[at])))
     return Look(tuple(dues), tuple(notes), waiting=bool(notes))
 

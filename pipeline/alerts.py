@@ -10,7 +10,7 @@ import numpy as np
 
 from tilewright.errors import InputError
 
-from .compare import blocks_of, grid_differences
+from .compare import blocks_of, grid_differences, label_of
 from .store import REASON
 from .stored import StoredLayer, StoredRasters, open_rasters
 from .warp import transformer
@@ -160,8 +160,6 @@ def _pieces(
 
 
 def _kind(layer: StoredLayer, code: int) -> tuple[str, str]:
-    return (_label(layer, code >> 16), _label(layer, code & 0xFFFF)) if layer.labels else _DIRECTIONS[code]
-
-
-def _label(layer: StoredLayer, code: int) -> str:
-    return layer.classes[code] if code < len(layer.classes) else str(code)
+    return (
+        (label_of(layer, code >> 16), label_of(layer, code & 0xFFFF)) if layer.labels else _DIRECTIONS[code]
+    )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .job import Job
     from .plan import Plan
 
-__all__ = ["Cluster", "Connection", "plan_on"]
+__all__ = ["Cluster", "Connection", "plan_for"]
 
 SCHEMES = ("tcp", "tls", "ucx", "ws", "wss")
 """Transports of Dask's addresses."""
@@ -170,7 +170,12 @@ async def _remove_worker(dask_scheduler: Any, address: str) -> None:
     await dask_scheduler.remove_worker(address, stimulus_id="tilewright-hanging-worker")
 
 
-def plan_on(cluster: Cluster, job: Job, connection: Connection | None = None) -> Plan:
+def plan_for(job: Job, cluster: Any = None) -> Plan:
+    """Return the plan of a job where it will be run: on ``cluster``, as `Cluster.of` takes it, or in this process."""
+    return make_plan(job) if cluster is None else _plan_on(Cluster.of(cluster), job)
+
+
+def _plan_on(cluster: Cluster, job: Job, connection: Connection | None = None) -> Plan:
     """Return the plan of a job for a worker of ``cluster``, with the memory and the cores that it may use.
 
     Workers that are started here share what this machine has. Of a joined cluster the smallest worker counts: its
@@ -196,7 +201,7 @@ def plan_on(cluster: Cluster, job: Job, connection: Connection | None = None) ->
             )
     elif connection is None:
         with Connection(cluster) as asked:
-            return plan_on(cluster, job, asked)
+            return _plan_on(cluster, job, asked)
     else:
         workers = connection.workers().values()
         limits = [int(w["memory_limit"]) for w in workers if w.get("memory_limit")]

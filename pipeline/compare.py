@@ -39,6 +39,7 @@ __all__ = [
     "blocks_of",
     "diff",
     "grid_differences",
+    "label_of",
 ]
 
 WORST = 5
@@ -352,7 +353,7 @@ class _Tally:
         """Return what was found."""
         numbers = bool(self.unequal) and not self.a.labels
         changed = tuple(
-            (_label(self.a, x), _label(self.b, y), count) for (x, y), count in self._changed.most_common()
+            (label_of(self.a, x), label_of(self.b, y), count) for (x, y), count in self._changed.most_common()
         )
         return OutputDifference(
             name=self.a.name,
@@ -391,7 +392,8 @@ def _span(known: tuple[int, int] | None, low: int, high: int) -> tuple[int, int]
     return (low, high) if known is None else (min(known[0], low), max(known[1], high))
 
 
-def _label(layer: StoredLayer, code: float) -> str:
+def label_of(layer: StoredLayer, code: float) -> str:
+    """Return the name of a label, its number where nobody named it, and ``nodata`` for a negative one."""
     if code < 0:
         return "nodata"
     name = layer.classes[int(code)] if int(code) < len(layer.classes) else None

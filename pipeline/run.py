@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from tilewright.errors import ResumeError, StoreError
 
 from . import outputs as publishing
-from .cluster import Cluster, Connection, plan_on
+from .cluster import Cluster, Connection, plan_for
 from .delivery import Delivery
 from .durable import FINGERPRINT, is_current, write_shard
 from .engine import Engine
@@ -29,7 +29,6 @@ from .folder import held, unpublish
 from .ledger import Ledger
 from .memory import PeakMemory
 from .order import cache_bytes, in_order
-from .plan import make_plan
 from .progress import Meter, Progress, Status
 from .report import Report, versions
 from .statistics import gather_statistics
@@ -121,7 +120,7 @@ class Run:
             out, job = self.request.out, self.job
             stack.enter_context(_gdal(cache_bytes(job)))
             stack.enter_context(self._memory)
-            self.plan = make_plan(job) if self.cluster is None else plan_on(self.cluster, job)
+            self.plan = plan_for(job, self.cluster)
             self.plan.check()  # before the folder is made, or a former run removed from it
             self.job = job = job.with_lanes(self.plan.lanes)
             stack.enter_context(held(out, fresh=self.request.fresh))

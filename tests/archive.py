@@ -17,6 +17,18 @@ RESOLUTION = 10.0
 ORIGIN = (500_000.0, 5_300_000.0)
 """Upper left corner of the archive in UTM 33N."""
 CRS = "EPSG:32633"
+LEVEL_KERNEL = """
+import tilewright
+
+@tilewright.kernel(
+    inputs={"image": {"bands": ["b1"]}},
+    outputs={"level": {"kind": "class", "classes": ["dark", "bright"]}},
+    radius=0,
+)
+def level(x):
+    return (x > 5000).float()
+"""
+"""Text of a file with a kernel that tells what is bright, for processes that find it by its path."""
 
 
 class Archive:

@@ -11,7 +11,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,14 @@ class PrefectServer:
         final = ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut")
         self.wait(lambda: self.state(run) in final, seconds, f"flow run {run} to end")
         assert self.state(run) == name, self.tail()
+
+
+@contextmanager
+def running(home: Path) -> Iterator[PrefectServer]:
+    """Give a server that is well, and stop it in the end with all that was started on it."""
+    made = PrefectServer(home)
+    try:
+        made.start_server()
+        yield made
+    finally:
+        made.close()

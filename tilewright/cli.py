@@ -157,8 +157,8 @@ def plan(
 ) -> None:
     """Say what a recipe would read, compute, hold and write. Opens headers only."""
     from tilewright.flows.runs import prepare_runs
-    from tilewright.pipeline.cluster import Cluster, plan_on
-    from tilewright.pipeline.plan import compare_tiles, make_plan
+    from tilewright.pipeline.cluster import plan_for
+    from tilewright.pipeline.plan import compare_tiles
 
     wishes = _wishes(
         device=device,
@@ -174,7 +174,7 @@ def plan(
     shown = []
     for prepared in prepare_runs(_recipe(recipe), region=region, out=Path("out"), **wishes):
         job = prepared.job
-        made = make_plan(job) if cluster is None else plan_on(Cluster.of(cluster), job)
+        made = plan_for(job, cluster)
         choices = compare_tiles(job) if table else []
         if as_json:
             shown.append(

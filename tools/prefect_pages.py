@@ -17,32 +17,25 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from prefect_server import PrefectServer  # noqa: E402
+from prefect_server import PrefectServer, running  # noqa: E402
 
 
 def main(folder: Path) -> None:
     """Write ``prefect-form.png``, ``prefect-run.png`` and ``prefect-artifacts.png`` into ``folder``."""
     from playwright.sync_api import sync_playwright
 
-    with tempfile.TemporaryDirectory() as scratch:
-        server = PrefectServer(Path(scratch) / "prefect")
-        try:
-            server.start_server()
-            server.tilewright("deploy", "region")
-            server.start_worker()
-            recipe = str(ROOT / "examples" / "landsat-mosaic.yaml")
-            server.tilewright(
-                "run", recipe, "--out", f"{scratch}/mosaic", "--via", "prefect", "--shard", "512"
+    with tempfile.TemporaryDirectory() as scratch, running(Path(scratch) / "prefect") as server:
+        server.tilewright("deploy", "region")
+        server.start_worker()
+        recipe = str(ROOT / "examples" / "landsat-mosaic.yaml")
+        server.tilewright("run", recipe, "--out", f"{scratch}/mosaic", "--via", "prefect", "--shard", "512")
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=["--no-sandbox"]
             )
-            with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(
-                    executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=["--no-sandbox"]
-                )
-                page = browser.new_page(viewport={"width": 1280, "height": 900})
-                take(page, server, folder)
-                browser.close()
-        finally:
-            server.close()
+            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            take(page, server, folder)
+            browser.close()
 
 
 def take(page: Any, server: PrefectServer, folder: Path) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -20,15 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from prefect_server import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 import yaml
-from archive import Archive
-from prefect_server import PrefectServer
+from archive import LEVEL_KERNEL, Archive
+from prefect_server import PrefectServer, running
 
 from tilewright.flows.runs import run
 
@@ -26,27 +26,12 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 COUNT = 100
-KERNEL = """
-import tilewright
-
-@tilewright.kernel(
-    inputs={"image": {"bands": ["b1"]}},
-    outputs={"level": {"kind": "class", "classes": ["dark", "bright"]}},
-    radius=0,
-)
-def level(x):
-    return (x > 5000).float()
-"""
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[PrefectServer]:
-    made = PrefectServer(tmp_path / "prefect")
-    try:
-        made.start_server()
+    with running(tmp_path / "prefect") as made:
         yield made
-    finally:
-        made.close()
 
 
 def memory(server: PrefectServer) -> int:
@@ -90,7 +75,7 @@ def test_a_hundred_regions(server: PrefectServer, tmp_path: Path) -> None:
     for place in range(COUNT):
         archive.add("2024-05-01", place)
     regions = archive.regions({f"r{place:03}": place for place in range(COUNT)})
-    (tmp_path / "kernels.py").write_text(KERNEL)
+    (tmp_path / "kernels.py").write_text(LEVEL_KERNEL)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(archive.recipe(f"{tmp_path}/kernels.py:level")))
     maps = tmp_path / "maps"

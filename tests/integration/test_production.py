@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from archive import Archive
-from prefect_server import PrefectServer
+from archive import LEVEL_KERNEL, Archive
+from prefect_server import PrefectServer, running
 
 from tilewright.flows.runs import run
 from tilewright.flows.watch import PROPERTY
@@ -23,19 +23,8 @@ if TYPE_CHECKING:
 # Slow for what it waits for: two ticks of a schedule, and eight processes that start.
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(420)]
 
-KERNELS = """
+SLOW_KERNEL = """
 import time
-
-import tilewright
-
-@tilewright.kernel(
-    inputs={"image": {"bands": ["b1"]}},
-    outputs={"level": {"kind": "class", "classes": ["dark", "bright"]}},
-    radius=0,
-)
-def level(x):
-    return (x > 5000).float()
-
 
 @tilewright.kernel(inputs={"image": {"bands": ["b1"]}}, outputs={"twice": {"kind": "value"}}, radius=0)
 def slow(x):
@@ -46,17 +35,13 @@ def slow(x):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    made = PrefectServer(tmp_path_factory.mktemp("prefect"))
-    try:
-        made.start_server()
+    with running(tmp_path_factory.mktemp("prefect")) as made:
         yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    (tmp_path / "kernels.py").write_text(KERNELS)
+    (tmp_path / "kernels.py").write_text(LEVEL_KERNEL + SLOW_KERNEL)
     return tmp_path
 
 

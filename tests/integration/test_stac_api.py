@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 
 import pytest
 import requests
+from prefect_server import free_port
 
 from tilewright.catalogs import api
 from tilewright.catalogs.search import search
@@ -80,13 +80,6 @@ def features(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "10_stac_items"
     real = folder / "rustac/crates/server/data/sentinel-2/item-collection.json"
     return made + (json.loads(real.read_text())["features"] if real.is_file() else [])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @contextmanager
