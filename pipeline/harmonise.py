@@ -6,7 +6,7 @@ This is the only place of the pipeline where scale and offset are applied; which
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -197,13 +197,33 @@ def read_item(
     """
     covered = reader.placement(plan.files[0]).covers(window)
     codes = np.where(covered, np.uint8(Reason.VALID), np.uint8(Reason.NO_SCENE))
-    out = np.full((len(plan.files), *window.shape), np.nan, dtype)
-    if not covered.any():
-        return out, codes
-    if plan.mask is not None:
+    shape = (len(plan.files), *window.shape)
+    if plan.mask is not None and covered.any():
         _apply_mask(plan.mask, reader, window, codes)
     if not (codes == Reason.VALID).any():
-        return out, codes
+        return np.full(shape, np.nan, dtype), codes
+    out = np.empty(shape, dtype)
+    _read_bands(plan, reader, window, resampling, out, whole=bool(covered.all()))
+    for rows in _strips(window.shape):
+        _mark_missing(out[:, rows], codes[rows])
+    return out, codes
+
+
+def _read_bands(
+    plan: ItemPlan,
+    reader: BandReader,
+    window: Window,
+    resampling: Mapping[str, str],
+    out: NDArray[Any],
+    *,
+    whole: bool,
+) -> None:
+    """Write the bands into ``out [C, rows, columns]``, NaN where they have no value.
+
+    ``whole`` is True where the first file covers the window. Such a file writes every pixel itself: filling the
+    planes first was a third of the time of an undisturbed read, most of it first touches of fresh memory.
+    """
+    at = reader.placement(plan.files[0])
     by_file: dict[str, list[int]] = {}
     for c, file in enumerate(plan.files):
         by_file.setdefault(file.href, []).append(c)
@@ -211,17 +231,31 @@ def read_item(
     def read_file(channels: Sequence[int]) -> None:  # bands of one file share its blocks: one thread for all
         for c in channels:
             source = plan.sources[c]
+            if not (whole and reader.placement(plan.files[c]) == at):
+                out[c].fill(np.nan)
             for part, pixels in reader.parts(plan.files[c], window, resampling[source.band]):
                 _calibrate(pixels, source.calibration, out[c][part.slices(window)])
 
     for _ in concurrently(by_file, [partial(read_file, channels) for channels in by_file.values()]):
         pass
-    missing = np.isnan(out[0])
-    for plane in out[1:]:
+
+
+def _strips(shape: tuple[int, int]) -> Iterator[slice]:
+    """Yield slices of rows whose pixels fit into a processor's cache: five passes are made over them."""
+    step = max(1, 65_536 // max(1, shape[1]))
+    for row in range(0, shape[0], step):
+        yield slice(row, row + step)
+
+
+def _mark_missing(values: NDArray[Any], codes: NDArray[np.uint8]) -> None:
+    """Write NODATA where a band has no value and nothing else is the reason, and NaN wherever there is one."""
+    missing = np.isnan(values[0])
+    for plane in values[1:]:
         missing |= np.isnan(plane)
     codes[missing & (codes == Reason.VALID)] = Reason.NODATA
-    np.copyto(out, np.nan, where=(codes != Reason.VALID)[None])
-    return out, codes
+    invalid = codes != Reason.VALID
+    if invalid.any():
+        np.copyto(values, np.nan, where=invalid[None])
 
 
 def _calibrate(pixels: NDArray[Any], by: ScaleOffset, out: NDArray[Any]) -> None:
