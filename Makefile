@@ -5,13 +5,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types bench slow cuda clean lock
+.PHONY: demo test most waiting lint types bench slow cuda clean lock
 
 demo: $(STAMP)
 	$(BIN)/tilewright demo --out out
 
+# What mostly waits for clocks runs beside all the others.
 test: $(STAMP)
-	$(BIN)/pytest -m "not slow and not cuda"
+	$(MAKE) --jobs=2 --output-sync=line most waiting
+
+most: $(STAMP)
+	$(BIN)/pytest -m "not slow and not cuda and not waiting"
+
+waiting: $(STAMP)
+	$(BIN)/pytest -m "waiting"
 
 slow: $(STAMP)
 	$(BIN)/pytest -m "slow"

@@ -145,6 +145,8 @@ class RunSpec(_Part):
     """Most memory, such as ``8GiB``."""
     on_error: Literal["raise", "reason"] = "raise"
     """A read that failed after all retries ends the run, or leaves nodata, a reason and an entry."""
+    untrained: bool = False
+    """True maps a kernel that needs weights without them, to see what it costs; its results mean nothing."""
 
 
 class Recipe(_Part):

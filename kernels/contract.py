@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -347,6 +347,8 @@ class Kernel:
     """Where the weights came from; None where there are none."""
     weights_sha256: str | None = None
     """Checksum of the weights file."""
+    untrained: bool = False
+    """True where the forward needs weights and has random ones: it is mapped only where that is asked for."""
 
     def __post_init__(self) -> None:
         if (self.spec.statistics is None) != (self.fit is None):
@@ -361,12 +363,16 @@ class Kernel:
 
     @property
     def module(self) -> torch.nn.Module:
-        """The forward as the torch module it is; raises `KernelError` for a plain function."""
+        """The forward as the torch module it is; raises `KernelError` for a plain function.
+
+        Of a published network it is the network alone: its ``state_dict`` has the official names, it takes the
+        normalised dates ``[N, C, H, W]`` one after another, and returns the official raw output.
+        """
         import torch
 
         if not isinstance(self.function, torch.nn.Module):
             raise KernelError("this kernel is a function, not a torch module", place=self.spec.name)
-        return self.function
+        return cast("torch.nn.Module", getattr(self.function, "published", self.function))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the wrapped function or module as it is."""

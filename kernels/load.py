@@ -285,6 +285,8 @@ def _options_of(target: Any, skip: int = 0) -> dict[str, inspect.Parameter]:
 def _hints(target: Any) -> dict[str, Any]:
     if isinstance(target, Kernel):
         target = target.build.cls.__init__ if isinstance(target.build, ModuleClass) else target
+    elif not inspect.isroutine(target) and not inspect.isclass(target):
+        target = type(target).__call__
     try:
         return typing.get_type_hints(target, include_extras=True)
     except (NameError, TypeError):  # a name imported for type checkers alone: those options go unchecked

@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "model.pt")
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "params_ema", "params")
-_SHOWN = 3
+_WRAPPERS = ("state_dict", "model_state_dict", "model_G_state_dict", "model", "net", "params_ema", "params")
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +275,7 @@ def load_into(
     *,
     place: str = "weights",
     optional: tuple[str, ...] = ("*num_batches_tracked",),
+    closest: Callable[[Mapping[str, tuple[int, ...]]], str | None] | None = None,
 ) -> None:
     """Copy ``state`` into ``module``, every tensor by its name and shape, or nothing.
 
@@ -291,6 +292,8 @@ def load_into(
         What the message calls the weights.
     optional
         Patterns of names that may be missing; by default the batch counters, which have no influence.
+    closest
+        Given name -> shape of weights that do not fit, returns the name of the model that they fit best, or None.
 
     Raises
     ------
@@ -318,10 +321,13 @@ def load_into(
         if names
     ]
     if parts:
+        other = closest({n: tuple(t.shape) for n, t in given.items()}) if closest is not None else None
         raise WeightsError(
             f"do not fit {type(module).__name__}: {'; '.join(parts)}",
             place=place,
-            remedy="these are weights of another model or of other options",
+            remedy="these are weights of another model or of other options"
+            if other is None
+            else f"they fit the kernel {other} better",
         )
     module.load_state_dict({n: t for n, t in given.items() if n in own}, strict=False)
 

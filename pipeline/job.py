@@ -195,6 +195,12 @@ def prepare(kernel: Kernel, source: Source, settings: Settings | None = None) ->
     """
     settings = settings or Settings()
     spec = kernel.spec
+    if kernel.untrained and not settings.untrained:
+        raise KernelError(
+            "it has no weights, so its results would mean nothing",
+            place=f"kernel {spec.name}",
+            remedy="give --weights (a path or hf://owner/name@revision), or --untrained to see what it costs",
+        )
     if spec.mapping == "map_tiles":
         if settings.stitch == "blend" or spec.scale != 1:
             raise KernelError("records have no scale and are not blended", place=f"kernel {spec.name}")

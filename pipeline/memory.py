@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import threading
 from collections import deque
@@ -152,6 +153,7 @@ def probe_forward(job: Job) -> tuple[int, float]:
         job = job.with_statistics(noise_statistics(job))
     job = job.with_lanes(1)
     forward, batch = Forward(job), blank_batch(job)
+    _give_back()
     before = resident_bytes()
     with PeakMemory() as memory:
         for _ in range(2):
@@ -161,6 +163,16 @@ def probe_forward(job: Job) -> tuple[int, float]:
             if seconds > 2:
                 break
     return max(0, memory.peak - before), seconds
+
+
+def _give_back() -> None:
+    """Make the allocator return what is free to the system, where it is glibc's.
+
+    What a process has freed and keeps would hide that much of a batch, and the number is remembered for other
+    processes, which have not kept anything: a network was projected at 1,263 MiB and took 1,643.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class PeakMemory:

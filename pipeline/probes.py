@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["batch_cost"]
 
+MADE = "2"
+"""Changes with the way of measuring, so that older numbers are not taken."""
 MOST = 500
 """Entries kept; the oldest go first."""
 
@@ -29,7 +31,17 @@ def batch_cost(job: Job) -> tuple[int, float]:
     s = job.settings
     shapes = ";".join(f"{name}:{b.dates}x{len(b.channels)}" for name, b in sorted(job.bindings.items()))
     versions = ",".join(job.fingerprint["arithmetic"]["versions"].values())
-    parts = (job.kernel.digest, job.tiling.tile, shapes, s.batch, s.threads, s.device, s.precision, versions)
+    parts = (
+        MADE,
+        job.kernel.digest,
+        job.tiling.tile,
+        shapes,
+        s.batch,
+        s.threads,
+        s.device,
+        s.precision,
+        versions,
+    )
     key = "|".join(str(part) for part in parts)
     known = _read()
     if key in known:

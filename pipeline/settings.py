@@ -52,6 +52,8 @@ class Settings:
     """True allows values outside of a declared range to be clipped when blending; they are counted."""
     on_error: Literal["raise", "reason"] = "raise"
     """What a read that failed after all retries does: end the run, or leave nodata, a reason and an entry."""
+    untrained: bool = False
+    """True maps a kernel that needs weights without them, to see what it costs; its results mean nothing."""
 
     def __post_init__(self) -> None:
         for name in ("tile", "shard", "batch", "threads", "cores", "memory"):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tilewright.api import apply, map_pixels, map_tiles
     from tilewright.catalogs.region import Region
     from tilewright.catalogs.search import search
+    from tilewright.evaluation.evaluate import evaluate
     from tilewright.flows.recipe import Recipe
     from tilewright.flows.runs import run
     from tilewright.kernels.contract import Kernel, KernelSpec
@@ -40,6 +41,7 @@ __all__ = [
     "__version__",
     "apply",
     "diff",
+    "evaluate",
     "kernel",
     "list_kernels",
     "load_kernel",
@@ -60,6 +62,7 @@ _HOMES = {
     "Settings": "tilewright.pipeline.settings",
     "apply": "tilewright.api",
     "diff": "tilewright.pipeline.compare",
+    "evaluate": "tilewright.evaluation.evaluate",
     "kernel": "tilewright.kernels.user",
     "list_kernels": "tilewright.kernels.load",
     "load_kernel": "tilewright.kernels.load",

@@ -11,7 +11,37 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from tilewright.cli_eval import evaluate
 from tilewright.cli_flows import deploy, run_via_prefect
+from tilewright.cli_options import (
+    PLACE,
+    AsJson,
+    Bands,
+    Batch,
+    Boundary,
+    ClusterOption,
+    Cores,
+    Device,
+    Fresh,
+    MemoryOption,
+    OnError,
+    Only,
+    OutOption,
+    PlaceOption,
+    Precision,
+    RegionOption,
+    RetryFailed,
+    SetOption,
+    ShardOption,
+    Stitch,
+    Threads,
+    Tile,
+    Untrained,
+    Weights,
+    options_of,
+    split_names,
+    wishes_of,
+)
 from tilewright.errors import InputError, TilewrightError
 from tilewright.interrupts import Stop, clean_stop
 from tilewright.show import (
@@ -37,6 +67,7 @@ app = typer.Typer(
 _ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 app.command()(deploy)
+app.command("eval")(evaluate)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (
@@ -48,43 +79,6 @@ _DENIED = (
     errno.ENAMETOOLONG,
     errno.ELOOP,
 )
-
-RegionOption = Annotated[
-    str | None, typer.Option(help="File (GeoJSON, GeoPackage, ...) or W,S,E,N in degrees.")
-]
-OutOption = Annotated[Path | None, typer.Option(help="Folder of the run.")]
-PLACE = "Folder of the run, or s3://bucket/prefix (gs://, az://)."
-PlaceOption = Annotated[str | None, typer.Option(help=PLACE)]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")]
-Batch = Annotated[int | None, typer.Option(help="Tiles a forward.")]
-Threads = Annotated[
-    int | None, typer.Option(help="Intra-op threads of torch; the same number gives the same bits.")
-]
-Cores = Annotated[
-    int | None, typer.Option(help="Most cores for the kernel: cores / threads batches at a time.")
-]
-MemoryOption = Annotated[str | None, typer.Option(help="Most memory, such as 8GiB.")]
-Weights = Annotated[str | None, typer.Option(help="Weights: a path or hf://owner/name@revision.")]
-Bands = Annotated[str | None, typer.Option(help="Bands by name or number, a,b,c.")]
-Boundary = Annotated[str | None, typer.Option(help="Beyond the edge of the data: reflect or fill.")]
-Only = Annotated[str | None, typer.Option(help="Write just cog or zarr.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Start over in the output folder.")]
-OnError = Annotated[
-    str | None,
-    typer.Option(help="A read that failed after all retries: raise, or reason (nodata, and go on)."),
-]
-RetryFailed = Annotated[
-    bool, typer.Option("--retry-failed", help="Compute again only the shards of which a read had failed.")
-]
-ClusterOption = Annotated[
-    str | None,
-    typer.Option(help="Compute on Dask workers: local:N for N here, or a scheduler's tcp://HOST:PORT."),
-]
-Tile = Annotated[int | None, typer.Option(help="Pixels a side that the kernel sees.")]
-ShardOption = Annotated[int | None, typer.Option(help="Pixels a side of a shard, the unit of writing.")]
-Stitch = Annotated[str | None, typer.Option(help="cut or blend.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def main() -> NoReturn:
@@ -112,7 +106,7 @@ def main() -> NoReturn:
             raise
         _fail(f"{error.filename or 'files'}: {error.strerror}; check the path and its permissions", 2)
     if status == Stop.status or stop.raised is not None:  # typer makes a status of a KeyboardInterrupt
-        _fail(f"interrupted: {stop.kept}; the same command goes on", stop.status)
+        _fail(stop.message, stop.status)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -160,7 +154,7 @@ def plan(
     from tilewright.pipeline.cluster import plan_for
     from tilewright.pipeline.plan import compare_tiles
 
-    wishes = _wishes(
+    wishes = wishes_of(
         device=device,
         precision=precision,
         batch=batch,
@@ -170,6 +164,7 @@ def plan(
         tile=tile,
         shard=shard,
         stitch=stitch,
+        untrained=True,
     )
     shown = []
     for prepared in prepare_runs(_recipe(recipe), region=region, out=Path("out"), **wishes):
@@ -210,6 +205,7 @@ def run(
     tile: Tile = None,
     shard: ShardOption = None,
     stitch: Stitch = None,
+    untrained: Untrained = False,
     cluster: ClusterOption = None,
     via: Annotated[
         str | None, typer.Option(help="prefect: let a worker of the Prefect server do it.")
@@ -219,7 +215,7 @@ def run(
     """Run a recipe: search, line up, map, stitch, write, announce. The same command resumes."""
     from tilewright.flows.runs import run as run_recipe
 
-    wishes = _wishes(
+    wishes = wishes_of(
         device=device,
         precision=precision,
         batch=batch,
@@ -228,6 +224,7 @@ def run(
         memory=memory,
         boundary=boundary,
         on_error=on_error,
+        untrained=untrained or None,
         tile=tile,
         shard=shard,
         stitch=stitch,
@@ -237,7 +234,7 @@ def run(
         "region": region,
         "out": out or str(Path("out") / loaded.name),
         "weights": weights,
-        "bands": _split(bands),
+        "bands": split_names(bands),
         "only": _only(only),
         "fresh": fresh,
         "retry_failed": retry_failed,
@@ -261,7 +258,7 @@ def apply(
     ],
     inputs: Annotated[list[str], typer.Argument(help="One a date, oldest first; files of a date by commas.")],
     out: Annotated[str, typer.Option(help=PLACE)],
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Option of the kernel, key=value.")] = None,
+    set_: SetOption = None,
     stitch: Stitch = None,
     tile: Tile = None,
     shard: ShardOption = None,
@@ -278,12 +275,13 @@ def apply(
     fresh: Fresh = False,
     on_error: OnError = None,
     retry_failed: RetryFailed = False,
+    untrained: Untrained = False,
     cluster: ClusterOption = None,
 ) -> None:
     """Map a kernel over rasters, with no catalog. The same command resumes."""
     from tilewright.api import apply as apply_kernel
 
-    wishes = _wishes(
+    wishes = wishes_of(
         device=device,
         precision=precision,
         batch=batch,
@@ -292,6 +290,7 @@ def apply(
         memory=memory,
         boundary=boundary,
         on_error=on_error,
+        untrained=untrained or None,
         tile=tile,
         shard=shard,
         stitch=stitch,
@@ -302,8 +301,8 @@ def apply(
             inputs,
             out=out,
             weights=weights,
-            options=_options(set_ or []),
-            bands=_split(bands),
+            options=options_of(set_ or []),
+            bands=split_names(bands),
             only=_only(only),
             fresh=fresh,
             retry_failed=retry_failed,
@@ -453,30 +452,7 @@ def _recipe(path: Path) -> Any:
     return Recipe.read(path)
 
 
-def _wishes(**given: Any) -> dict[str, Any]:
-    from tilewright.pipeline.settings import parse_size
-
-    wishes = {name: value for name, value in given.items() if value is not None}
-    if "memory" in wishes:
-        wishes["memory"] = parse_size(wishes["memory"])
-    return wishes
-
-
-def _split(text: str | None) -> list[str] | None:
-    return [part.strip() for part in text.split(",")] if text else None
-
-
 def _only(text: str | None) -> Any:
     if text not in (None, "cog", "zarr"):
         raise InputError(f"unknown form {text!r}", place="--only", remedy="known: cog, zarr")
     return text
-
-
-def _options(pairs: list[str]) -> dict[str, str]:
-    options = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise InputError(f"{pair!r} is no option", place="--set", remedy="write key=value")
-        options[key] = value
-    return options

@@ -30,9 +30,10 @@ class Stop:
     """What was raised; None where no signal came."""
 
     @property
-    def kept(self) -> str:
-        """What stays of the work, as a `Run` noted it at the exception."""
-        return next(iter(getattr(self.raised, "__notes__", ())), "finished shards are kept")
+    def message(self) -> str:
+        """What stays of the work, as a `Run` noted it at the exception, and what the same command then does."""
+        note = next(iter(getattr(self.raised, "__notes__", ())), "finished shards are kept")
+        return f"interrupted: {note}" if ";" in note else f"interrupted: {note}; the same command goes on"
 
 
 @contextmanager

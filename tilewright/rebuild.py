@@ -184,6 +184,7 @@ class FinishedRun:
             precision=arithmetic["precision"],
             boundary=stitch["boundary"],
             allow_clipping=True,  # what was refused then is not in the ledger
+            untrained=True,
             **more,
         )
         job = prepare(kernel or self.kernel(source), source, settings)

@@ -134,20 +134,30 @@ def print_choices(choices: list[Any]) -> None:
 
 
 def print_kernels(entries: list[Any]) -> None:
-    """Print the registry, a line a kernel."""
-    from rich.table import Table
+    """Print the registry: each kernel with its inputs, radius, outputs, licence and citation."""
+    from rich.markup import escape
+    from rich.table import Column, Table
 
-    table = Table("kernel", "dates", "bands", "radius", "outputs", "what it does", box=None)
+    table = Table(Column("kernel", no_wrap=True), "what it does", box=None)
     for entry in entries:
         if entry.spec is None:
-            table.add_row(entry.name, "", "", "", "", f"not usable here: {entry.problem}")
-            continue
-        spec = entry.spec
-        first = next(iter(spec.inputs.values()))
-        bands = ", ".join(first.bands) if isinstance(first.bands, tuple) else "any"
-        radius = "global" if spec.radius is None else str(spec.radius)
-        table.add_row(entry.name, str(first.dates), bands, radius, ", ".join(spec.outputs), spec.description)
+            table.add_row(entry.name, f"not usable here: {escape(str(entry.problem))}\n")
+        elif entry.name != entry.spec.name:
+            table.add_row(entry.name, f"another name of {entry.spec.name}\n")
+        else:
+            table.add_row(entry.name, escape("\n".join(_about_kernel(entry.spec))) + "\n")
     console.print(table)
+
+
+def _about_kernel(spec: Any) -> list[str]:
+    taken = []
+    for name, given in spec.inputs.items():
+        bands = ", ".join(given.bands) if isinstance(given.bands, tuple) else "any bands"
+        dates = "1 date" if given.dates == 1 else f"{given.dates} dates"
+        taken.append(f"{name}: {dates} of {bands}")
+    radius = "radius global" if spec.radius is None else f"radius {spec.radius} px"
+    lines = [spec.description, f"{'; '.join(taken)} -> {', '.join(spec.outputs)}; {radius}"]
+    return lines + [line for line in (spec.licence, spec.citation) if line]
 
 
 def print_kernel(entry: Any) -> None:

@@ -20,8 +20,8 @@ pytest.importorskip("prefect")
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Slow for what it waits for: two ticks of a schedule, and eight processes that start.
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(420)]
+# It waits for two ticks of a schedule, and for eight processes that start.
+pytestmark = [pytest.mark.integration, pytest.mark.waiting, pytest.mark.timeout(600)]
 
 SLOW_KERNEL = """
 import time

@@ -1,0 +1,107 @@
+"""Options that several commands take, and how their texts are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tilewright.errors import InputError
+
+__all__ = [
+    "PLACE",
+    "AsJson",
+    "Bands",
+    "Batch",
+    "Boundary",
+    "ClusterOption",
+    "Cores",
+    "Device",
+    "Fresh",
+    "MemoryOption",
+    "OnError",
+    "Only",
+    "OutOption",
+    "PlaceOption",
+    "Precision",
+    "RegionOption",
+    "RetryFailed",
+    "SetOption",
+    "ShardOption",
+    "Stitch",
+    "Threads",
+    "Tile",
+    "Untrained",
+    "Weights",
+    "options_of",
+    "split_names",
+    "wishes_of",
+]
+
+RegionOption = Annotated[
+    str | None, typer.Option(help="File (GeoJSON, GeoPackage, ...) or W,S,E,N in degrees.")
+]
+OutOption = Annotated[Path | None, typer.Option(help="Folder of the run.")]
+PLACE = "Folder of the run, or s3://bucket/prefix (gs://, az://)."
+PlaceOption = Annotated[str | None, typer.Option(help=PLACE)]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")]
+Batch = Annotated[int | None, typer.Option(help="Tiles a forward.")]
+Threads = Annotated[
+    int | None, typer.Option(help="Intra-op threads of torch; the same number gives the same bits.")
+]
+Cores = Annotated[
+    int | None, typer.Option(help="Most cores for the kernel: cores / threads batches at a time.")
+]
+MemoryOption = Annotated[str | None, typer.Option(help="Most memory, such as 8GiB.")]
+Weights = Annotated[str | None, typer.Option(help="Weights: a path or hf://owner/name@revision.")]
+Bands = Annotated[str | None, typer.Option(help="Bands by name or number, a,b,c.")]
+Boundary = Annotated[str | None, typer.Option(help="Beyond the edge of the data: reflect or fill.")]
+Only = Annotated[str | None, typer.Option(help="Write just cog or zarr.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over in the output folder.")]
+OnError = Annotated[
+    str | None,
+    typer.Option(help="A read that failed after all retries: raise, or reason (nodata, and go on)."),
+]
+Untrained = Annotated[
+    bool, typer.Option("--untrained", help="Map a network without weights, to see what it costs.")
+]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Compute again only the shards of which a read had failed.")
+]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(help="Compute on Dask workers: local:N for N here, or a scheduler's tcp://HOST:PORT."),
+]
+Tile = Annotated[int | None, typer.Option(help="Pixels a side that the kernel sees.")]
+ShardOption = Annotated[int | None, typer.Option(help="Pixels a side of a shard, the unit of writing.")]
+Stitch = Annotated[str | None, typer.Option(help="cut or blend.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Option of the kernel, key=value.")]
+
+
+def wishes_of(**given: Any) -> dict[str, Any]:
+    """Return the settings that were given."""
+    from tilewright.pipeline.settings import parse_size
+
+    wishes = {name: value for name, value in given.items() if value is not None}
+    if "memory" in wishes:
+        wishes["memory"] = parse_size(wishes["memory"])
+    return wishes
+
+
+def split_names(text: str | None) -> list[str] | None:
+    """Return names between commas."""
+    return [part.strip() for part in text.split(",")] if text else None
+
+
+def options_of(pairs: list[str]) -> dict[str, str]:
+    """Return the options of a kernel that were given as ``key=value``."""
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise InputError(f"{pair!r} is no option", place="--set", remedy="write key=value")
+        options[key] = value
+    return options
