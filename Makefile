@@ -12,7 +12,7 @@ demo: $(STAMP)
 
 # What mostly waits for clocks runs beside all the others.
 test: $(STAMP)
-	$(MAKE) --jobs=2 --output-sync=line most waiting
+	$(MAKE) --jobs=2 most waiting
 
 most: $(STAMP)
 	$(BIN)/pytest -m "not slow and not cuda and not waiting"
