@@ -5,17 +5,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test most waiting lint types bench slow cuda clean lock
+.PHONY: demo test integration units waiting lint types bench slow cuda clean lock
 
 demo: $(STAMP)
 	$(BIN)/tilewright demo --out out
 
-# What mostly waits for clocks runs beside all the others.
+# Tests of real servers mostly wait for them, and other tests run meanwhile.
 test: $(STAMP)
-	$(MAKE) --jobs=2 most waiting
+	$(MAKE) --jobs=2 integration units waiting
 
-most: $(STAMP)
-	$(BIN)/pytest -m "not slow and not cuda and not waiting"
+integration: $(STAMP)
+	$(BIN)/pytest tests/integration -m "not slow and not cuda and not waiting"
+
+units: $(STAMP)
+	$(BIN)/pytest tests/unit tests/property tests/parity tests/cuda -m "not slow and not cuda"
 
 waiting: $(STAMP)
 	$(BIN)/pytest -m "waiting"

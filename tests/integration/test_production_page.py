@@ -16,7 +16,7 @@ import pytest
 from prefect_server import free_port
 
 pytest.importorskip("prefect")
-pytestmark = [pytest.mark.integration, pytest.mark.waiting, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "production.md"

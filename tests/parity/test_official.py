@@ -8,7 +8,7 @@ from official import Official, systems
 
 from tilewright.kernels.load import load_kernel
 
-SLOW_SECONDS = 5.0
+SLOW_SECONDS = 2.0
 
 
 def marked(system: Official) -> object:
