@@ -204,6 +204,7 @@ class PeakMemory:
         import psutil
 
         self._strangers = {child.pid for child in psutil.Process().children(recursive=True)}
+        _give_back()  # as the probe does: else the peak would be that of the moment before it
         try:
             Path("/proc/self/clear_refs").write_text("5")  # proc(5): 5 resets VmHWM
             self._marked = True

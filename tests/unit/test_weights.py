@@ -147,7 +147,7 @@ def test_load_into_names_what_does_not_fit() -> None:
     with pytest.raises(WeightsError) as caught:
         load_into(module, state, place="w.pth")
     text = str(caught.value)
-    assert "6 missing: 0.weight, 0.bias, 1.weight and 3 more" in text
+    assert "6 missing: 0.weight, 0.bias, 1.weight, 1.bias, 2.weight and 1 more" in text
     assert "1 unexpected: other" in text
     assert "3.bias (is [5], wants [2])" in text
     assert torch.equal(before, module[3].weight)
