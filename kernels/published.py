@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Published", "build_network", "make_kernel"]
 
+EXTRA = "models"
+"""Extra of tilewright that brings the libraries which the networks are built of."""
+
 Rename = Mapping[str, str] | Callable[[str], str | None]
 
 
@@ -49,8 +52,6 @@ class Published:
     """Entry of a training checkpoint that holds the tensors; None takes the usual ones."""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Name -> arguments of the other sizes: a checkpoint that does not fit is compared with them."""
-    extra: str = "models"
-    """Extra of tilewright that brings the libraries which the network is built of."""
 
 
 def make_kernel(
@@ -109,7 +110,7 @@ def _checksum(state: Mapping[str, Tensor]) -> str:
     return hasher.hexdigest()
 
 
-def _import(place: str, kernel: str, extra: str) -> Any:
+def _import(place: str, kernel: str) -> Any:
     module, _, name = place.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
@@ -117,7 +118,7 @@ def _import(place: str, kernel: str, extra: str) -> Any:
         raise KernelError(
             f"it is built of a library that cannot be imported: {error}",
             place=f"kernel {kernel}",
-            remedy=f"install 'tilewright[{extra}]'",
+            remedy=f"install 'tilewright[{EXTRA}]'",
         ) from error
 
 
@@ -130,7 +131,7 @@ def build_network(published: Published, kernel: str, *, fill: bool = True) -> nn
 
     from .nets.forward import Unfilled
 
-    cls = _import(published.network, kernel, published.extra)
+    cls = _import(published.network, kernel)
     with torch.random.fork_rng(devices=()), nullcontext() if fill else Unfilled():
         torch.manual_seed(0)
         network: nn.Module = cls(**published.arguments)
@@ -148,7 +149,7 @@ def _build(
         place = " + ".join(one.source for one in files) or "state_dict"
         state = given if not isinstance(given, tuple) else _read(files, published.entry)
         load_into(network, state, published.rename, place=place, closest=partial(_closest, published, kernel))
-    read = _import(published.read, kernel, published.extra)
+    read = _import(published.read, kernel)
     return PublishedForward(network, partial(read, **published.options)).eval()
 
 
@@ -169,14 +170,10 @@ def _read(files: tuple[Weights, ...], entry: str | None) -> dict[str, Tensor]:
 
 def _closest(published: Published, kernel: str, given: Mapping[str, tuple[int, ...]]) -> str | None:
     """Return the name of the variant that has most of ``given`` (name -> shape), None where it is this one."""
-    import torch
-
-    scores = {kernel: _fitting(build_network(published, kernel), given)}
-    for name, arguments in published.variants.items():
-        if name != kernel:
-            with torch.device("meta"):
-                other = build_network(replace(published, arguments=arguments), name)
-            scores[name] = _fitting(other, given)
+    scores = {
+        name: _fitting(build_network(replace(published, arguments=arguments), name, fill=False), given)
+        for name, arguments in {kernel: published.arguments, **published.variants}.items()
+    }
     best = max(scores, key=lambda name: scores[name])
     return None if best == kernel or scores[best] == scores[kernel] else best
 

@@ -23,6 +23,7 @@ from tilewright.cli_options import (
     Cores,
     Device,
     Fresh,
+    KernelArgument,
     MemoryOption,
     OnError,
     Only,
@@ -253,9 +254,7 @@ def run(
 
 @app.command()
 def apply(
-    kernel: Annotated[
-        str, typer.Argument(help="Kernel: a name, package.module:name, file.py:name, model.pt2.")
-    ],
+    kernel: KernelArgument,
     inputs: Annotated[list[str], typer.Argument(help="One a date, oldest first; files of a date by commas.")],
     out: Annotated[str, typer.Option(help=PLACE)],
     set_: SetOption = None,

@@ -15,6 +15,7 @@ from tilewright.cli_options import (
     Boundary,
     Cores,
     Device,
+    KernelArgument,
     MemoryOption,
     Precision,
     SetOption,
@@ -32,9 +33,7 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    kernel: Annotated[
-        str, typer.Argument(help="Kernel: a name, package.module:name, file.py:name, model.pt2.")
-    ],
+    kernel: KernelArgument,
     dataset: Annotated[Path, typer.Argument(help="Folder of the dataset; its layout is found out.")],
     layout: Annotated[
         str | None, typer.Option(help="Name of the layout, or a description (YAML), where it must be said.")

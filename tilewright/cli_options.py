@@ -19,6 +19,7 @@ __all__ = [
     "Cores",
     "Device",
     "Fresh",
+    "KernelArgument",
     "MemoryOption",
     "OnError",
     "Only",
@@ -39,6 +40,9 @@ __all__ = [
     "wishes_of",
 ]
 
+KernelArgument = Annotated[
+    str, typer.Argument(help="Kernel: a name, package.module:name, file.py:name, model.pt2.")
+]
 RegionOption = Annotated[
     str | None, typer.Option(help="File (GeoJSON, GeoPackage, ...) or W,S,E,N in degrees.")
 ]

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from .forward import binary
 from .parts import UPerNet, resize
 from .swin import SwinBackbone
 
@@ -55,5 +56,4 @@ class BTC(nn.Module):
 def score_of_btc(network: BTC, inputs: Mapping[str, Tensor], **_: object) -> dict[str, Tensor]:
     """Two dates -> score of change, at the size of the tile."""
     before, after = inputs["image"].unbind(1)
-    score = network.logit(before, after, before.shape[-2:]).sigmoid()
-    return {"score": score, "change": score}
+    return binary(network.logit(before, after, before.shape[-2:]).sigmoid())

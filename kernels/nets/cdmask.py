@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .deformable import DeformableEncoder
+from .forward import binary
 from .parts import resize
 from .seaformer import SeaFormer
 
@@ -315,5 +316,4 @@ class CDMask(nn.Module):
 
 def score_of_cdmask(network: CDMask, inputs: Mapping[str, Tensor], **_: object) -> dict[str, Tensor]:
     """Two dates -> sum of the masks as they are: stretched to 0 to 1, every tile would hold some change."""
-    score = network.scores(*network.queries(*inputs["image"].unbind(1)))
-    return {"score": score, "change": score}
+    return binary(network.scores(*network.queries(*inputs["image"].unbind(1))))

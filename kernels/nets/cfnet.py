@@ -16,6 +16,8 @@ from torch.nn import functional
 from torchvision.models import efficientnet_b5
 from torchvision.models.resnet import BasicBlock
 
+from .forward import binary
+
 __all__ = ["CFNet", "score_of_cfnet"]
 
 WIDTHS = (128, 64, 40, 24)
@@ -165,5 +167,4 @@ class CFNet(nn.Module):
 
 def score_of_cfnet(network: CFNet, inputs: Mapping[str, Tensor], **_: object) -> dict[str, Tensor]:
     """Two dates -> tanh of change, from -1 to 1, which the authors compare with 0.5."""
-    score = network(*inputs["image"].unbind(1))[0].unsqueeze(1)
-    return {"score": score, "change": score}
+    return binary(network(*inputs["image"].unbind(1))[0].unsqueeze(1))

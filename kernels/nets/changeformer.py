@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .forward import binary
 from .mit import MixTransformer
 from .parts import resize
 
@@ -133,5 +134,4 @@ class ChangeFormer(nn.Module):
 
 def score_of_changeformer(network: nn.Module, inputs: dict[str, Tensor], **_: object) -> dict[str, Tensor]:
     """Two dates -> score of change, from the last of the outputs."""
-    score = network(*inputs["image"].unbind(1))[-1].softmax(1)[:, 1:2]
-    return {"score": score, "change": score}
+    return binary(network(*inputs["image"].unbind(1))[-1].softmax(1)[:, 1:2])

@@ -12,21 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import resnet18
 
+from .forward import binary
+from .parts import attend, map_of, tokens_of
 from .resnet import resnet_maps
 
 __all__ = ["ChangeViT"]
 
 SIDE, GRID = 256, 16
+SIDES = (GRID, GRID)
 DETAIL = (64, 128, 256)
 """Channels of the detail branch, at strides of 2, 4 and 8 px."""
-
-
-def _tokens(x: Tensor) -> Tensor:
-    return x.flatten(2).transpose(1, 2)
-
-
-def _map(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).unflatten(-1, (GRID, GRID))
 
 
 class _PlainViT(VisionTransformer):
@@ -51,10 +46,10 @@ class _PlainViT(VisionTransformer):
         It takes the first of the tokens for a class token, so the table never seems to fit.
         """
         assert self.pos_embed is not None
-        table = _map(self.pos_embed)
+        table = map_of(self.pos_embed, SIDES)
         step = (GRID + 0.1) / GRID
         table = functional.interpolate(table, scale_factor=(step, step), mode="bicubic")
-        return x + _tokens(table)
+        return x + tokens_of(table)
 
 
 class _Encoder(nn.Module):
@@ -65,7 +60,7 @@ class _Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the three maps of the ResNet, finest first, and that of the ViT."""
-        return [*resnet_maps(self.resnet, x, 3, pool=False), _map(self.vit(x))]
+        return [*resnet_maps(self.resnet, x, 3, pool=False), map_of(self.vit(x), SIDES)]
 
 
 class _CrossAttention(nn.Module):
@@ -78,12 +73,7 @@ class _CrossAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, detail: Tensor) -> Tensor:
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in (self.q(x), *self.kv(detail).chunk(2, dim=-1))
-        )
-        out = functional.scaled_dot_product_attention(q, k, v)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        return self.proj(attend(self.q(x), *self.kv(detail).chunk(2, dim=-1), self.heads))
 
 
 class _FeedForward(nn.Module):
@@ -123,9 +113,9 @@ class _Enhance(nn.Module):
     def forward(self, x: Tensor, details: list[Tensor]) -> Tensor:
         injectors = (self.c2_c5, self.c3_c5, self.c4_c5)
         seen = [
-            inject(_tokens(x), _tokens(detail)) for inject, detail in zip(injectors, details, strict=True)
+            inject(tokens_of(x), tokens_of(detail)) for inject, detail in zip(injectors, details, strict=True)
         ]
-        return self.fuse(_map(torch.cat(seen, dim=-1)))
+        return self.fuse(map_of(torch.cat(seen, dim=-1), SIDES))
 
 
 def _up(channels: int, out: int) -> nn.Sequential:
@@ -191,5 +181,4 @@ class ChangeViT(nn.Module):
 def score_of_changevit(network: nn.Module, inputs: dict[str, Tensor], **_: object) -> dict[str, Tensor]:
     """Two dates, oldest first -> score of change; the network sees the later one first, as it was trained."""
     before, after = inputs["image"].unbind(1)
-    score = network(after, before)
-    return {"score": score, "change": score}
+    return binary(network(after, before))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .forward import binary
 from .sr3 import Diffusion
 
 if TYPE_CHECKING:
@@ -149,5 +150,4 @@ def score_of_ddpm_cd(
     a, b = inputs["image"].unbind(1)
     rows, cols = a.shape[-2:]
     noise = context.noise(rows, cols, channels=6 * len(network.steps)).to(a)
-    score = network.logits(a, b, *noise.split(3, dim=1)).softmax(1)[:, 1:2]
-    return {"score": score, "change": score}
+    return binary(network.logits(a, b, *noise.split(3, dim=1)).softmax(1)[:, 1:2])

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PublishedForward",
     "Unfilled",
+    "binary",
     "maps_of_logits",
     "score_of_logit",
     "score_of_logits",
@@ -62,23 +63,24 @@ def _dates(inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     return inputs["image"].unbind(1)
 
 
-def _binary(score: Tensor) -> dict[str, Tensor]:
+def binary(score: Tensor) -> dict[str, Tensor]:
+    """Return the outputs of a binary kernel; the map of change is the score against its threshold."""
     return {"score": score, "change": score}
 
 
 def score_of_logit(network: nn.Module, inputs: Mapping[str, Tensor], **_: object) -> dict[str, Tensor]:
     """Two dates; the network gives one logit a pixel."""
-    return _binary(network(*_dates(inputs)).sigmoid())
+    return binary(network(*_dates(inputs)).sigmoid())
 
 
 def score_of_logits(network: nn.Module, inputs: Mapping[str, Tensor], **_: object) -> dict[str, Tensor]:
     """Two dates; the network gives logits of no change and of change. argmax is a score of 0.5 and more."""
-    return _binary(network(*_dates(inputs)).softmax(1)[:, 1:2])
+    return binary(network(*_dates(inputs)).softmax(1)[:, 1:2])
 
 
 def score_of_probability(network: nn.Module, inputs: Mapping[str, Tensor], **_: object) -> dict[str, Tensor]:
     """Two dates; the network gives the probability of change."""
-    return _binary(network(*_dates(inputs)))
+    return binary(network(*_dates(inputs)))
 
 
 def votes_where_changed(classes: Tensor, score: Tensor, threshold: float) -> Tensor:
@@ -112,4 +114,4 @@ def maps_of_logits(
         name: votes_where_changed(logits.softmax(1), score, threshold)
         for name, logits in (("before", before), ("after", after))
     }
-    return {**_binary(score), **maps}
+    return {**binary(score), **maps}

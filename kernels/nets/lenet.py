@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.resnet import BasicBlock
 
+from .forward import binary
 from .parts import resize
 
 __all__ = ["LENet", "score_of_lenet"]
@@ -240,5 +241,4 @@ class LENet(nn.Module):
 
 def score_of_lenet(network: LENet, inputs: Mapping[str, Tensor], **_: object) -> dict[str, Tensor]:
     """Two dates -> score of change. argmax is a score of 0.5 and more."""
-    score = network(*inputs["image"].unbind(1))[0].softmax(1)[:, 1:2]
-    return {"score": score, "change": score}
+    return binary(network(*inputs["image"].unbind(1))[0].softmax(1)[:, 1:2])

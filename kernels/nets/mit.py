@@ -11,18 +11,12 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .parts import attend, map_of, tokens_of
+
 __all__ = ["MixTransformer"]
 
 EPS = 1e-6
 """Of the normalisations beside the blocks; those inside patches and attention have torch's own."""
-
-
-def _tokens(x: Tensor) -> Tensor:
-    return x.flatten(2).transpose(1, 2)
-
-
-def _map(x: Tensor, size: Sequence[int]) -> Tensor:
-    return x.transpose(1, 2).unflatten(-1, tuple(size))
 
 
 class _Patches(nn.Module):
@@ -34,7 +28,7 @@ class _Patches(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Sequence[int]]:
         """Return the tokens and the sides of their map."""
         x = self.proj(x)
-        return self.norm(_tokens(x)), x.shape[-2:]
+        return self.norm(tokens_of(x)), x.shape[-2:]
 
 
 class _Attention(nn.Module):
@@ -51,12 +45,8 @@ class _Attention(nn.Module):
             self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        few = self.norm(_tokens(self.sr(_map(x, size)))) if self.reduction > 1 else x
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in (self.q(x), *self.kv(few).chunk(2, dim=-1))
-        )
-        return self.proj(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        few = self.norm(tokens_of(self.sr(map_of(x, size)))) if self.reduction > 1 else x
+        return self.proj(attend(self.q(x), *self.kv(few).chunk(2, dim=-1), self.heads))
 
 
 class _Depthwise(nn.Module):
@@ -65,7 +55,7 @@ class _Depthwise(nn.Module):
         self.dwconv = nn.Conv2d(width, width, 3, padding=1, groups=width)
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        return _tokens(self.dwconv(_map(x, size)))
+        return tokens_of(self.dwconv(map_of(x, size)))
 
 
 class _FeedForward(nn.Module):
@@ -124,6 +114,6 @@ class MixTransformer(nn.Module):
             tokens, size = self.get_submodule(f"patch_embed{i}")(x)
             for block in self.get_submodule(f"block{i}").children():
                 tokens = block(tokens, size)
-            x = _map(self.get_submodule(f"norm{i}")(tokens), size)
+            x = map_of(self.get_submodule(f"norm{i}")(tokens), size)
             maps.append(x)
         return maps

@@ -8,12 +8,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["ChannelNorm", "ConvNormAct", "UPerNet", "resize"]
+__all__ = ["ChannelNorm", "ConvNormAct", "UPerNet", "attend", "map_of", "resize", "tokens_of"]
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Return ``x`` at another size, bilinear by the centres of its pixels (``align_corners`` False)."""
     return functional.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def tokens_of(x: Tensor) -> Tensor:
+    """Return the pixels of maps ``[N, C, H, W]`` as tokens ``[N, H * W, C]``."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def map_of(tokens: Tensor, size: Sequence[int]) -> Tensor:
+    """Return the tokens ``[N, H * W, C]`` as maps ``[N, C, H, W]`` of that size."""
+    return tokens.transpose(1, 2).unflatten(-1, tuple(size))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Return what the queries ``[N, tokens, C]`` take from the values ``[N, others, C]``, head by head.
+
+    Scaled dot-product attention of Vaswani et al. 2017, https://arxiv.org/abs/1706.03762.
+    """
+    split = [part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v)]
+    return functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
 
 
 class ChannelNorm(nn.LayerNorm):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .layout import Layout
 
-__all__ = ["Answer", "Answers", "choose_answers", "map_picture"]
+__all__ = ["Answer", "Answers", "choose_answers", "has_result", "map_picture"]
 
 _CHANGE = ("no-change", "change")
 
@@ -48,6 +48,13 @@ def map_picture(job: Job) -> dict[str, NDArray[Any]]:
     return whole
 
 
+def has_result(values: NDArray[Any], spec: OutputSpec) -> NDArray[np.bool_]:
+    """Return where all bands of stored values ``[C, rows, columns]`` are no nodata, ``[rows, columns]``."""
+    nodata = spec.stored_nodata
+    result: NDArray[np.bool_] = (~np.isnan(values) if np.isnan(nodata) else values != nodata).all(axis=0)
+    return result
+
+
 @dataclass(frozen=True)
 class Answer:
     """One output of a kernel, read as classes."""
@@ -68,8 +75,7 @@ class Answer:
     def read(self, arrays: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return ``(class, has a result)``, each ``[rows, columns]``."""
         values = arrays[self.output]
-        nodata = self.spec.stored_nodata
-        there = (~np.isnan(values) if np.isnan(nodata) else values != nodata).all(axis=0)
+        there = has_result(values, self.spec)
         if self.spec.kind == "class":
             found = np.where(there, values[0], 0).astype(np.int64)
         elif self.threshold is None:
@@ -149,9 +155,9 @@ def choose_answers(
             return found
         name = _name(spec, output, threshold)
         return Answers(
-            (_answer(spec, name, ("no-change", "change"), threshold),),
+            (_answer(spec, name, _CHANGE, threshold),),
             None,
-            ("no-change", "change"),
+            _CHANGE,
             "change",
         )
     name = _name(spec, output, threshold)

@@ -19,8 +19,9 @@ from tilewright.errors import InputError, KernelError, TilewrightError
 from tilewright.pipeline.ahead import map_ahead
 from tilewright.pipeline.job import prepare
 
-from .answers import Answers, choose_answers, map_picture
+from .answers import Answers, choose_answers, has_result, map_picture
 from .dataset import open_dataset
+from .layout import IGNORED
 from .pixels import (
     Pictures,
     PictureSource,
@@ -306,13 +307,10 @@ class _Work:
         if self.answers is None:
             name, spec = next(iter(kernel.spec.outputs.items()))
             made = arrays[name]
-            there = (~np.isnan(made) if np.isnan(spec.stored_nodata) else made != spec.stored_nodata).all(
-                axis=0
-            )
-            return Found(sample.name, (made,), labels, there, pictures.data, pictures.bands)
+            return Found(sample.name, (made,), labels, has_result(made, spec), pictures.data, pictures.bands)
         maps, there = self.answers.read(arrays)
         if self.answers.task == "change" and len(labels) > 1:
-            labels = (np.where(labels[0] == 255, 255, labels[0] > 0).astype(np.uint8),)
+            labels = (np.where(labels[0] == IGNORED, IGNORED, labels[0] > 0).astype(np.uint8),)
         return Found(sample.name, maps, labels, there, pictures.data, pictures.bands)
 
     def _labels(self, sample: Sample, job: Job) -> tuple[NDArray[Any], ...]:
