@@ -11,6 +11,7 @@ import numpy as np
 from tilewright.errors import InputError
 
 from .compare import blocks_of, grid_differences, label_of
+from .joined import Joiner
 from .store import REASON
 from .stored import StoredLayer, StoredRasters, open_rasters
 from .warp import transformer
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
     from shapely.geometry.base import BaseGeometry
 
-    from .grid import Window
 
 __all__ = ["Alert", "find_alerts"]
 
@@ -112,54 +112,32 @@ def find_alerts(
 
 
 def _areas(a: StoredRasters, b: StoredRasters, name: str, above: float | None) -> Iterator[Alert]:
-    """Yield the areas of one output: polygons of blocks, joined over their edges."""
-    import shapely
-
+    """Yield the areas of one output, joined over the edges of blocks."""
     layer, box = b.layers[name], b.geobox
     if layer.labels and a.layers[name].classes != layer.classes:
         raise InputError(f"the classes of {name} are not those of the result before", place="alerts")
-    pieces: dict[tuple[str, str], list[BaseGeometry]] = {}
+    joiners: dict[int, Joiner] = {}
     for _, window in blocks_of(b):
-        for kind, piece in _pieces(layer, a.read(name, window), b.read(name, window), window, above):
-            pieces.setdefault(kind, []).append(piece)
-    pixel = abs(box.affine.a * box.affine.e - box.affine.b * box.affine.d)
-    for (was, is_now), found in sorted(pieces.items()):
-        whole = shapely.union_all(found)
-        for part in getattr(whole, "geoms", [whole]):
-            placed = shapely.transform(part, lambda x, y: tuple(box.affine * (x, y)), interleaved=False)
-            yield Alert(name, was, is_now, round(placed.area / pixel), placed)
+        for band, kinds in enumerate(_kinds(layer, a.read(name, window), b.read(name, window), above)):
+            joiners.setdefault(band, Joiner(box.shape[1])).add(window, kinds, {})
+    for joiner in joiners.values():
+        for area in joiner.finish():
+            yield Alert(name, *_names(layer, area.kind), area.pixels, area.placed(box))
 
 
-def _pieces(
-    layer: StoredLayer,
-    a: NDArray[Any],
-    b: NDArray[Any],
-    window: Window,
-    above: float | None,
-) -> Iterator[tuple[tuple[str, str], BaseGeometry]]:
-    """Yield (label before, label after) and polygon, in (column, row) of the grid, of one block ``[C, H, W]``."""
-    from affine import Affine
-    from rasterio.features import shapes
-    from shapely.geometry import shape
-
+def _kinds(layer: StoredLayer, a: NDArray[Any], b: NDArray[Any], above: float | None) -> NDArray[np.int64]:
+    """Return in which way each pixel changed, 0 where it did not, for stored values ``[C, rows, columns]``."""
     both = layer.valid(a) & layer.valid(b)
-    shift = Affine.translation(window.col0, window.row0)
-    for band in range(b.shape[0]):
-        if layer.labels:
-            coded = a[band].astype(np.int32) << 16 | b[band].astype(np.int32)
-            changed = both[band] & (a[band] != b[band])
-        else:
-            step = (b[band].astype(np.float64) - a[band].astype(np.float64)) * layer.scale
-            assert above is not None
-            coded = np.where(step > 0, _UP, _DOWN).astype(np.int32)
-            changed = both[band] & (np.abs(step) > above)
-        if not changed.any():
-            continue
-        for polygon, code in shapes(coded, mask=changed, transform=shift):
-            yield _kind(layer, int(code)), shape(polygon)
+    if layer.labels:
+        # Labels are counted from 1: the change from 0 to another is one too.
+        kinds = (a.astype(np.int64) + 1) << 17 | (b.astype(np.int64) + 1)
+        return np.where(both & (a != b), kinds, 0).astype(np.int64)
+    step = (b.astype(np.float64) - a.astype(np.float64)) * layer.scale
+    assert above is not None
+    return np.where(both & (np.abs(step) > above), np.where(step > 0, _UP, _DOWN), 0).astype(np.int64)
 
 
-def _kind(layer: StoredLayer, code: int) -> tuple[str, str]:
-    return (
-        (label_of(layer, code >> 16), label_of(layer, code & 0xFFFF)) if layer.labels else _DIRECTIONS[code]
-    )
+def _names(layer: StoredLayer, kind: int) -> tuple[str, str]:
+    if not layer.labels:
+        return _DIRECTIONS[kind]
+    return label_of(layer, (kind >> 17) - 1), label_of(layer, (kind & 0x1FFFF) - 1)

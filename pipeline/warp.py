@@ -42,6 +42,8 @@ __all__ = [
     "place",
     "runs_of",
     "source_window",
+    "through",
+    "transformer",
     "unit_boxes",
 ]
 
@@ -161,16 +163,17 @@ def transformer(source: str, target: str) -> pyproj.Transformer:
     return pyproj.Transformer.from_crs(source, target, always_xy=True)
 
 
-def _through(affine: Any, x: Any, y: Any) -> tuple[Any, Any]:
+def through(affine: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    """Return the image of points, numbers or arrays, under an affine."""
     return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
 
 
 def _moved(points: NDArray[np.float64], source: GeoBox, target: GeoBox) -> NDArray[np.float64]:
     """Return pixel coordinates ``[n, 2]`` (x, y) of ``source`` as those of ``target``."""
-    x, y = _through(source.affine, points[:, 0], points[:, 1])
+    x, y = through(source.affine, points[:, 0], points[:, 1])
     if source.crs != target.crs:
         x, y = transformer(str(source.crs), str(target.crs)).transform(x, y)
-    return np.column_stack(_through(~target.affine, np.asarray(x), np.asarray(y)))
+    return np.column_stack(through(~target.affine, np.asarray(x), np.asarray(y)))
 
 
 def _outline(raster: GeoBox, grid: Grid) -> BaseGeometry | None:

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from tilewright.kernels.contract import Kernel, KernelSpec
     from tilewright.kernels.load import list_kernels, load_kernel
     from tilewright.kernels.user import kernel
+    from tilewright.pipeline.areas import class_areas
     from tilewright.pipeline.compare import diff
     from tilewright.pipeline.cube import open_cube
     from tilewright.pipeline.grid import Grid
     from tilewright.pipeline.settings import Settings
+    from tilewright.pipeline.vectorise import find_objects
     from tilewright.verification import verify
 
 __version__ = "0.1.0"
@@ -40,8 +42,10 @@ __all__ = [
     "TilewrightError",
     "__version__",
     "apply",
+    "class_areas",
     "diff",
     "evaluate",
+    "find_objects",
     "kernel",
     "list_kernels",
     "load_kernel",
@@ -61,8 +65,10 @@ _HOMES = {
     "Region": "tilewright.catalogs.region",
     "Settings": "tilewright.pipeline.settings",
     "apply": "tilewright.api",
+    "class_areas": "tilewright.pipeline.areas",
     "diff": "tilewright.pipeline.compare",
     "evaluate": "tilewright.evaluation.evaluate",
+    "find_objects": "tilewright.pipeline.vectorise",
     "kernel": "tilewright.kernels.user",
     "list_kernels": "tilewright.kernels.load",
     "load_kernel": "tilewright.kernels.load",

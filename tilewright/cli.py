@@ -43,6 +43,7 @@ from tilewright.cli_options import (
     split_names,
     wishes_of,
 )
+from tilewright.cli_vector import areas, vectorise
 from tilewright.errors import InputError, TilewrightError
 from tilewright.interrupts import Stop, clean_stop
 from tilewright.show import (
@@ -69,6 +70,8 @@ _ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ 
 
 app.command()(deploy)
 app.command("eval")(evaluate)
+app.command()(vectorise)
+app.command()(areas)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (
@@ -327,6 +330,7 @@ def kernels(
                 "target": e.target,
                 "options": dict(e.options or {}),
                 "problem": e.problem,
+                **({"about": e.about} if e.about else {}),
                 **({"spec": e.spec.model_dump(mode="json")} if e.spec else {}),
             }
             for e in entries

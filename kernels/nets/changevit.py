@@ -73,7 +73,8 @@ class _CrossAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, detail: Tensor) -> Tensor:
-        return self.proj(attend(self.q(x), *self.kv(detail).chunk(2, dim=-1), self.heads))
+        k, v = self.kv(detail).chunk(2, dim=-1)
+        return self.proj(attend(self.q(x), k, v, self.heads))
 
 
 class _FeedForward(nn.Module):

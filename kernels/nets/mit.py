@@ -46,7 +46,8 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
         few = self.norm(tokens_of(self.sr(map_of(x, size)))) if self.reduction > 1 else x
-        return self.proj(attend(self.q(x), *self.kv(few).chunk(2, dim=-1), self.heads))
+        k, v = self.kv(few).chunk(2, dim=-1)
+        return self.proj(attend(self.q(x), k, v, self.heads))
 
 
 class _Depthwise(nn.Module):
