@@ -145,6 +145,8 @@ class RunSpec(_Part):
     """Most memory, such as ``8GiB``."""
     on_error: Literal["raise", "reason"] = "raise"
     """A read that failed after all retries ends the run, or leaves nodata, a reason and an entry."""
+    coregister: bool = False
+    """True measures the shift of later dates against the first, and moves them onto it."""
     untrained: bool = False
     """True maps a kernel that needs weights without them, to see what it costs; its results mean nothing."""
 

@@ -350,6 +350,7 @@ class Forward:
             resolution=job.grid.resolution,
             statistics=job.statistics,
             seed=job.kernel.spec.seed or 0,
+            locate=self._geo,
         )
 
 

@@ -16,6 +16,7 @@ from tilewright.errors import KernelError, nearest_name
 from .grid import Grid, Shard, Tile, Tiling, Window
 from .intraop import usable_cores
 from .settings import Settings, choose_tiling
+from .shift import coregister
 from .stitch import check_blendable, needed
 
 if TYPE_CHECKING:
@@ -206,6 +207,10 @@ def prepare(kernel: Kernel, source: Source, settings: Settings | None = None) ->
             raise KernelError("records have no scale and are not blended", place=f"kernel {spec.name}")
         settings = replace(settings, stitch="cut")
     source = _narrowed(kernel, source)
+    told: tuple[str, ...] = ()
+    if settings.coregister:
+        source, moved = coregister(source)
+        told = (moved,)
     bindings = _bind(kernel, source)
     tiling = choose_tiling(spec, settings, source.grid.shape, bytes_per_pixel(source, bindings))
     resolved = settings.resolve(spec, tiling, source.grid.shape)
@@ -213,7 +218,8 @@ def prepare(kernel: Kernel, source: Source, settings: Settings | None = None) ->
         for name, output in spec.outputs.items():
             if output.is_raster:
                 check_blendable(name, output.range)
-    return Job(kernel, source, tiling, resolved, bindings, notes=_notes(kernel, source, tiling, settings))
+    notes = (*told, *_notes(kernel, source, tiling, settings))
+    return Job(kernel, source, tiling, resolved, bindings, notes=notes)
 
 
 def _narrowed(kernel: Kernel, source: Source) -> Source:

@@ -52,6 +52,8 @@ class Settings:
     """True allows values outside of a declared range to be clipped when blending; they are counted."""
     on_error: Literal["raise", "reason"] = "raise"
     """What a read that failed after all retries does: end the run, or leave nodata, a reason and an entry."""
+    coregister: bool = False
+    """True measures the shift of later dates against the first in a few windows, and moves them onto it."""
     untrained: bool = False
     """True maps a kernel that needs weights without them, to see what it costs; its results mean nothing."""
 

@@ -230,8 +230,12 @@ def run_job(job: Job, request: Request, progress: Progress | None = None) -> Rep
 def open_run(job: Job, request: Request, progress: Progress | None = None) -> Run:
     """Return the run of a job whose outputs are rasters, or records; enter it to begin.
 
-    See `tilewright.pipeline.run.Run` for ``progress``.
+    A few windows of the inputs are looked at first, see `tilewright.pipeline.inspection`. See
+    `tilewright.pipeline.run.Run` for ``progress``.
     """
+    from tilewright.pipeline.inspection import inspect_inputs
+
+    job = inspect_inputs(job)
     if job.kernel.spec.mapping == "map_tiles":
         from tilewright.pipeline.tiles import RecordRun
 

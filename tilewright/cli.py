@@ -20,6 +20,7 @@ from tilewright.cli_options import (
     Batch,
     Boundary,
     ClusterOption,
+    Coregister,
     Cores,
     Device,
     Fresh,
@@ -151,11 +152,13 @@ def plan(
     tile: Tile = None,
     shard: ShardOption = None,
     stitch: Stitch = None,
+    coregister: Coregister = False,
     cluster: ClusterOption = None,
 ) -> None:
-    """Say what a recipe would read, compute, hold and write. Opens headers only."""
+    """Say what a recipe would read, compute, hold and write. Opens headers, and looks at a few windows."""
     from tilewright.flows.runs import prepare_runs
     from tilewright.pipeline.cluster import plan_for
+    from tilewright.pipeline.inspection import inspect_inputs
     from tilewright.pipeline.plan import compare_tiles
 
     wishes = wishes_of(
@@ -169,10 +172,11 @@ def plan(
         shard=shard,
         stitch=stitch,
         untrained=True,
+        coregister=coregister or None,
     )
     shown = []
     for prepared in prepare_runs(_recipe(recipe), region=region, out=Path("out"), **wishes):
-        job = prepared.job
+        job = inspect_inputs(prepared.job)
         made = plan_for(job, cluster)
         choices = compare_tiles(job) if table else []
         if as_json:
@@ -210,6 +214,7 @@ def run(
     shard: ShardOption = None,
     stitch: Stitch = None,
     untrained: Untrained = False,
+    coregister: Coregister = False,
     cluster: ClusterOption = None,
     via: Annotated[
         str | None, typer.Option(help="prefect: let a worker of the Prefect server do it.")
@@ -229,6 +234,7 @@ def run(
         boundary=boundary,
         on_error=on_error,
         untrained=untrained or None,
+        coregister=coregister or None,
         tile=tile,
         shard=shard,
         stitch=stitch,
@@ -278,6 +284,7 @@ def apply(
     on_error: OnError = None,
     retry_failed: RetryFailed = False,
     untrained: Untrained = False,
+    coregister: Coregister = False,
     cluster: ClusterOption = None,
 ) -> None:
     """Map a kernel over rasters, with no catalog. The same command resumes."""
@@ -293,6 +300,7 @@ def apply(
         boundary=boundary,
         on_error=on_error,
         untrained=untrained or None,
+        coregister=coregister or None,
         tile=tile,
         shard=shard,
         stitch=stitch,

@@ -16,6 +16,7 @@ __all__ = [
     "Batch",
     "Boundary",
     "ClusterOption",
+    "Coregister",
     "Cores",
     "Device",
     "Fresh",
@@ -67,6 +68,9 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Start over in the output f
 OnError = Annotated[
     str | None,
     typer.Option(help="A read that failed after all retries: raise, or reason (nodata, and go on)."),
+]
+Coregister = Annotated[
+    bool, typer.Option("--coregister", help="Measure the shift between dates and move them onto the first.")
 ]
 Untrained = Annotated[
     bool, typer.Option("--untrained", help="Map a network without weights, to see what it costs.")

@@ -195,7 +195,24 @@ def _build(
     return forward
 
 
-def _units(letters: list[str]) -> str | None:
+def _takes_any_scale(entry: Any, letters: list[str], constants: Mapping[str, float]) -> bool:
+    """Say whether the index of bands that are a thousand times larger is the same, as a ratio's is."""
+    if any(_kernel_pair(symbol) is not None for symbol in entry.bands):
+        return False
+    code = compile(entry.formula, entry.formula, "eval")
+
+    def of(scale: float) -> float:
+        bands = {letter: scale * (0.11 + 0.07 * i) for i, letter in enumerate(letters)}
+        value: float = eval(code, {"__builtins__": {}}, {**bands, **constants})  # noqa: S307 - the catalogue's
+        return value
+
+    return bool(abs(of(1000) - of(1)) <= 1e-9 * abs(of(1)))
+
+
+def _units(letters: list[str], *, any_scale: bool) -> str | None:
+    """Return the units of the bands; None of a ratio, which takes digital numbers too."""
+    if any_scale:
+        return None
     if all(letter in _RADAR for letter in letters):
         return "linear power"
     return None if any(letter in _THERMAL for letter in letters) else "reflectance"
@@ -279,12 +296,13 @@ def spectral_index(
         names = own
     limit = normalised_difference(entry.formula)
     span = 2.0 if difference else 1.0
+    units = _units(letters, any_scale=_takes_any_scale(entry, letters, constants))
     values = ", ".join(f"{key} = {value:g}" for key, value in constants.items())
     description = f"{entry.long_name}: {entry.formula}" + (f" with {values}" if values else "")
     spec = KernelSpec(
         name=f"index-{entry.short_name}",
         description=description + (", before minus after" if difference else ""),
-        inputs={"image": InputSpec(dates=2 if difference else 1, bands=names, units=_units(letters))},
+        inputs={"image": InputSpec(dates=2 if difference else 1, bands=names, units=units)},
         outputs={
             ("d" if difference else "") + entry.short_name.lower(): OutputSpec(
                 kind="value",

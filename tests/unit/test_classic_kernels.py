@@ -38,7 +38,8 @@ pytest.importorskip("spyndex")
 def test_index_describes_its_bands_and_range() -> None:
     spec = spectral_index(name="NDVI").spec
     assert spec.inputs["image"].bands == ("nir", "red")
-    assert spec.inputs["image"].units == "reflectance"
+    assert spec.inputs["image"].units is None  # a ratio takes digital numbers too
+    assert spectral_index(name="EVI").spec.inputs["image"].units == "reflectance"
     assert spec.outputs["ndvi"].range == (-1, 1)
     assert spec.radius == 0
     assert spectral_index(name="GRNDVI").spec.outputs["grndvi"].range == (-1, 1)
