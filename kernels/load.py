@@ -56,16 +56,22 @@ class KernelEntry:
     """Option -> its annotation and default, as written."""
     problem: str | None = None
     """Why it cannot be described here, such as a package that is not installed."""
+    about: str | None = None
+    """What a family's members are: a family stands in one line, and is described when a member is named."""
 
 
 def list_kernels() -> list[KernelEntry]:
-    """Return all registered kernels by name. Loads no weights, and no torch unless a kernel's module does."""
-    return [_entry(point) for _, point in sorted(_points(GROUP).items())]
+    """Return all registered kernels and families by name. Loads no weights, and no torch unless a module does."""
+    families = [_family(point) for _, point in sorted(_points(FAMILIES).items())]
+    return [*(_entry(point) for _, point in sorted(_points(GROUP).items())), *families]
 
 
 def kernel_entry(name: str) -> KernelEntry:
     """Return the registry's line for ``name``; raises `KernelError` with the nearest name."""
     points = _points(GROUP)
+    family, colon, member = name.partition(":")
+    if colon and family in (families := _points(FAMILIES)):
+        return _entry(families[family], member)
     if name not in points:
         raise KernelError(f"unknown kernel {name!r}", remedy=nearest_name(name, points))
     return _entry(points[name])
@@ -83,14 +89,27 @@ def _points(group: str) -> dict[str, EntryPoint]:
     return found
 
 
-def _entry(point: EntryPoint) -> KernelEntry:
+def _entry(point: EntryPoint, member: str | None = None) -> KernelEntry:
+    """Describe a kernel, or with ``member`` one of a family."""
+    name, given = (point.name, []) if member is None else (f"{point.name}:{member}", [member])
     try:
         target = point.load()
-        made = target if isinstance(target, Kernel) else target()
+        made = target if isinstance(target, Kernel) else target(*given)
     except (ImportError, AttributeError, KernelError) as error:
-        return KernelEntry(point.name, point.value, problem=str(error))
-    options = {n: _shown(p) for n, p in _options_of(target).items()}
-    return KernelEntry(point.name, point.value, made.spec, options)
+        return KernelEntry(name, point.value, problem=str(error))
+    options = {n: _shown(p) for n, p in _options_of(target, skip=len(given)).items()}
+    return KernelEntry(name, point.value, made.spec, options)
+
+
+def _family(point: EntryPoint) -> KernelEntry:
+    name = f"{point.name}:NAME"
+    try:
+        factory = point.load()
+    except (ImportError, AttributeError) as error:
+        return KernelEntry(name, point.value, problem=str(error))
+    options = {n: _shown(p) for n, p in _options_of(factory, skip=1).items()}
+    about = (inspect.getdoc(factory) or "a family of kernels").partition("\n\n")[0]
+    return KernelEntry(name, point.value, options=options, about=about)
 
 
 def _shown(parameter: inspect.Parameter) -> str:
@@ -298,7 +317,13 @@ def _checked(
 ) -> dict[str, Any]:
     hints = _hints(target)
     checked: dict[str, Any] = {}
+    passes = not isinstance(target, Kernel) and any(
+        p.kind is inspect.Parameter.VAR_KEYWORD for p in inspect.signature(target).parameters.values()
+    )
     for name, value in options.items():
+        if name not in known and passes:  # a factory that hands them on to another, which checks them
+            checked[name] = value
+            continue
         if name not in known:
             remedy = nearest_name(name, known) if known else "this kernel has no options"
             raise KernelError(f"unknown option {name!r}", place=place, remedy=remedy)
