@@ -48,8 +48,9 @@ class Published:
     """Keyword arguments of the function."""
     rename: Rename | None = None
     """Names in checkpoints that differ from those of the network; see `load_into`."""
-    entry: str | None = None
-    """Entry of a training checkpoint that holds the tensors; None takes the usual ones."""
+    entry: str | Mapping[str, str] | None = None
+    """Entry of a training checkpoint that holds the tensors; prefix -> entry where parts of the network lie in entries
+    of their own; None takes the usual ones."""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Name -> arguments of the other sizes: a checkpoint that does not fit is compared with them."""
 
@@ -153,7 +154,7 @@ def _build(
     return PublishedForward(network, partial(read, **published.options)).eval()
 
 
-def _read(files: tuple[Weights, ...], entry: str | None) -> dict[str, Tensor]:
+def _read(files: tuple[Weights, ...], entry: str | Mapping[str, str] | None) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for file in files:
         tensors = load_state_dict(file, key=entry)

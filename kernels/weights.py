@@ -1,8 +1,8 @@
 """Weights: where a file lies, whether it is the right one, and its tensors, without running any code in it.
 
 Two formats are read: safetensors, and torch files with ``weights_only=True``
-(https://docs.pytorch.org/docs/stable/notes/serialization.html#weights-only). A pickle that needs anything else
-is refused.
+(https://docs.pytorch.org/docs/stable/notes/serialization.html#weights-only). Numbers of numpy beside the tensors, such
+as the best score in a training checkpoint, are read too. A pickle that needs anything else is refused.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import importlib.resources
+import importlib.util
 import logging
 import os
 import re
@@ -24,7 +25,7 @@ from tilewright.errors import WeightsError, nearest_name
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Weights", "load_into", "load_state_dict", "resolve_weights"]
+__all__ = ["Weights", "load_into", "load_state_dict", "packaged_file", "resolve_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +129,42 @@ def _from_package(ref: str) -> Path:
     return found
 
 
+def packaged_file(package: str, inside: str, sha256: str, *, place: str, extra: str) -> Weights:
+    """Find a file inside an installed package without running the package's code, as ``pkg://`` would.
+
+    Parameters
+    ----------
+    package
+        Name that it is imported by.
+    inside
+        Path below its folder.
+    sha256
+        Checksum of the file.
+    place
+        Name of the kernel, for the error.
+    extra
+        Extra of tilewright that brings the package.
+
+    Raises
+    ------
+    WeightsError
+        The package is not installed, is another version without the file, or holds another file.
+    """
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise WeightsError(
+            f"the package {package}, which holds the weights, is not installed",
+            place=place,
+            remedy=f"install 'tilewright[{extra}]', or give the file with --weights PATH",
+        )
+    file = Path(next(iter(found.submodule_search_locations))) / inside
+    if not file.is_file():
+        raise WeightsError(
+            f"the installed {package} holds no {inside}", place=place, remedy=f"install 'tilewright[{extra}]'"
+        )
+    return resolve_weights(Weights(file, sha256, f"pkg://{package}/{inside}"))
+
+
 _HUB = re.compile(r"hf:(?://)?(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<file>[^@]+))?(?:@(?P<revision>[^@]+))?")
 
 
@@ -172,7 +209,7 @@ def _commit_of(path: Path, name: str) -> str:
     return path.parents[len(Path(name).parts) - 1].name
 
 
-def load_state_dict(weights: Weights, *, key: str | None = None) -> dict[str, Tensor]:
+def load_state_dict(weights: Weights, *, key: str | Mapping[str, str] | None = None) -> dict[str, Tensor]:
     """Read the tensors of a weights file on the CPU. The checksum is verified first; no code in it is run.
 
     Parameters
@@ -182,7 +219,8 @@ def load_state_dict(weights: Weights, *, key: str | None = None) -> dict[str, Te
     key
         The entry that holds the tensors, where a training checkpoint holds more than them (``"state_dict"``);
         dots go deeper. None takes the usual ones by themselves, and logs which it took. A ``module.`` that
-        stands before all names (left by ``DataParallel``) is taken off, and logged.
+        stands before all names (left by ``DataParallel``) is taken off, and logged. A mapping of prefix -> entry
+        puts together what lies in several; a file that has none of them is read as with None.
 
     Raises
     ------
@@ -198,9 +236,20 @@ def load_state_dict(weights: Weights, *, key: str | None = None) -> dict[str, Te
             f"unknown format {suffix!r}", place=weights.source, remedy=f"known: {', '.join(_SUFFIXES)}"
         )
     content = _read_torch(weights)
-    tensors = _unwrap(content, key, weights.source)
+    if not isinstance(key, Mapping):
+        return _plain(_unwrap(content, key, weights.source), weights.source)
+    if not isinstance(content, Mapping) or not set(key.values()) & set(content):
+        return _plain(_unwrap(content, None, weights.source), weights.source)
+    return {
+        prefix + name: tensor
+        for prefix, entry in key.items()
+        for name, tensor in _plain(_unwrap(content, entry, weights.source), weights.source).items()
+    }
+
+
+def _plain(tensors: dict[str, Tensor], source: str) -> dict[str, Tensor]:
     if tensors and all(name.startswith("module.") for name in tensors):
-        logger.info("%s: took off the prefix 'module.'", weights.source)
+        logger.info("%s: took off the prefix 'module.'", source)
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors
 
@@ -220,8 +269,11 @@ def _read_torch(weights: Weights) -> Any:
 
     import torch
 
+    from .scalars import numpy_scalars
+
     try:
-        return torch.load(weights.path, map_location="cpu", weights_only=True)
+        with numpy_scalars():
+            return torch.load(weights.path, map_location="cpu", weights_only=True)
     # IndexError and AttributeError come of bytes that happen to be opcodes of a pickle, without its stack.
     except (
         pickle.UnpicklingError,

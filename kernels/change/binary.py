@@ -20,6 +20,7 @@ __all__ = [
     "CHANGEFORMER",
     "CHANGEVIT_S",
     "CHANGEVIT_T",
+    "FSGNET",
     "LENET",
     "MAMBA_BCD_BASE",
     "MAMBA_BCD_SMALL",
@@ -127,6 +128,7 @@ class Binary:
             "change": OutputSpec(
                 kind="class",
                 classes=("no-change", "change"),
+                range=self.scores,
                 threshold=cut,
                 description=f"1 where the score is at least {cut:g}",
             ),
@@ -379,4 +381,17 @@ SNUNET = Binary(
     reach=RadiusAt(eps=0.05, px=64),
     citation="Fang, Li, Shao, Li 2021, https://doi.org/10.1109/LGRS.2021.3056416",
     licence="Apache-2.0 (this code); official code and weights: no licence file",
+)
+
+FSGNET = Binary(
+    name="fsgnet",
+    about="FSG-Net, rebuilt from its paper: change by wavelet bands, attention in time and space, gated fusion",
+    published=Published(f"{NETS}.fsgnet:FSGNet", f"{NETS}.forward:score_of_logit"),
+    norm=IMAGENET,
+    tile=TileRule(multiple=64, default=256),
+    stride=64,
+    reach=RadiusAt(eps=0.05, px=64),
+    citation="Xie et al. 2025, https://arxiv.org/abs/2509.06482",
+    licence="Apache-2.0 (this code); official code: a part without a licence, no weights",
+    status="reconstruction",
 )

@@ -54,7 +54,7 @@ def _buildings(when: str) -> OutputSpec:
 
 
 def _land(when: str) -> OutputSpec:
-    return OutputSpec(kind="class", classes=LAND, description=f"Land cover {when}")
+    return OutputSpec(kind="class", classes=LAND, range=(0.0, 1.0), description=f"Land cover {when}")
 
 
 S1C1_VITB = _changestar(
@@ -74,7 +74,9 @@ S1C5_VITB = _changestar(
     "damage of buildings in four grades",
     "score_and_damage",
     {
-        "damage": OutputSpec(kind="class", classes=DAMAGE, description="Grade of damage, 0 off buildings"),
+        "damage": OutputSpec(
+            kind="class", classes=DAMAGE, range=(0.0, 1.0), description="Grade of damage, 0 off buildings"
+        ),
         "buildings": _buildings("at the first date"),
     },
 )

@@ -11,13 +11,12 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tilewright.errors import KernelError, WeightsError, nearest_name
+from tilewright.errors import KernelError, nearest_name
 
 from ..contract import InputSpec, Kernel, KernelSpec, OutputSpec, RadiusAt, TileRule
-from ..weights import Weights, load_into, load_state_dict, resolve_weights
+from ..weights import Weights, load_into, load_state_dict, packaged_file, resolve_weights
 
 if TYPE_CHECKING:
     from .dist_s1_network import DistS1Forward
@@ -112,25 +111,9 @@ MODELS = {name: Architecture(*sizes, sha256=sha256) for name, (sizes, sha256) in
 
 
 def _packaged(model: str) -> Weights:
-    """Find the weights inside the installed package without running its code.
-
-    Importing ``distmetrics`` would change the start method of multiprocessing for the whole process.
-    """
-    inside = f"{_PACKAGE}/model_data/{model}/weights.pth"
-    found = importlib.util.find_spec(_PACKAGE)
-    if found is None or not found.submodule_search_locations:
-        raise WeightsError(
-            f"the package {_PACKAGE}, which holds the weights, is not installed",
-            place=_PLACE,
-            remedy="install 'tilewright[dist-s1]', or give the file with --weights PATH",
-        )
-    root = Path(next(iter(found.submodule_search_locations)))
-    file = root.parent / inside
-    if not file.is_file():
-        raise WeightsError(
-            f"the installed {_PACKAGE} holds no model {model}", place=_PLACE, remedy="install 1.0.8 or later"
-        )
-    return resolve_weights(Weights(file, MODELS[model].sha256, f"pkg://{inside}"))
+    """Find the weights in the package; importing it would change how the whole process starts others."""
+    inside = f"model_data/{model}/weights.pth"
+    return packaged_file(_PACKAGE, inside, MODELS[model].sha256, place=_PLACE, extra="dist-s1")
 
 
 def _build(model: str, weights: Weights | None, options: dict[str, Any]) -> DistS1Forward:

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["ESRGANSlim", "picture_of_values"]
+__all__ = ["ESRGANSlim"]
 
 WIDTH, GROWTH = 64, 4
-FULL = 255.0
 
 
 def _conv(channels: int, out: int, side: int) -> nn.Conv2d:
@@ -58,14 +57,3 @@ class ESRGANSlim(nn.Module):
 
 def _dense(x: Tensor, grow: nn.Conv2d, fuse: nn.Conv2d) -> Tensor:
     return fuse(torch.cat((x, functional.relu(grow(x))), 1)) + x
-
-
-def picture_of_values(
-    network: nn.Module, inputs: dict[str, Tensor], *, low: float, high: float, **_: object
-) -> dict[str, Tensor]:
-    """One date in; back to the values of the input, clipped as the package clips before it writes bytes.
-
-    ``low`` and ``high`` are the values of the input that stand for 0 and 255.
-    """
-    values = network(inputs["image"][:, 0]) * ((high - low) / FULL) + low
-    return {"image": values.clamp(low, high)}

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["SwinBackbone"]
+__all__ = ["SwinBackbone", "merge_windows", "relative_index", "shift_mask", "split_windows"]
 
 _FAR = -100.0
 """Added to the score of two tokens of one window that are no neighbours on the map."""
 
 
-def _relative_index(window: int) -> Tensor:
+def relative_index(window: int) -> Tensor:
     """Return ``[window**2, window**2]``: where in the table the offset of each pair of tokens is."""
     rows, cols = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
     points = torch.stack((rows.flatten(), cols.flatten()))
@@ -26,28 +26,28 @@ def _relative_index(window: int) -> Tensor:
     return offsets[0] * (2 * window - 1) + offsets[1]
 
 
-def _windows(x: Tensor, window: int) -> Tensor:
+def split_windows(x: Tensor, window: int) -> Tensor:
     """``[N, H, W, C]`` -> ``[N, windows, window**2, C]``."""
     n, rows, cols, channels = x.shape
     x = x.view(n, rows // window, window, cols // window, window, channels)
     return x.transpose(2, 3).reshape(n, -1, window * window, channels)
 
 
-def _whole(x: Tensor, window: int, rows: int, cols: int) -> Tensor:
-    """Undo `_windows`."""
+def merge_windows(x: Tensor, window: int, rows: int, cols: int) -> Tensor:
+    """Undo `split_windows`."""
     n, _, _, channels = x.shape
     x = x.view(n, rows // window, cols // window, window, window, channels)
     return x.transpose(2, 3).reshape(n, rows, cols, channels)
 
 
-def _shift_mask(rows: int, cols: int, window: int, shift: int, like: Tensor) -> Tensor:
+def shift_mask(rows: int, cols: int, window: int, shift: int, like: Tensor) -> Tensor:
     """Return ``[windows, window**2, window**2]``: 0 for neighbours, `_FAR` for what a shift brought together."""
     regions = torch.zeros(1, rows, cols, 1, device=like.device, dtype=like.dtype)
     cuts = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
     for i, row in enumerate(cuts):
         for j, col in enumerate(cuts):
             regions[:, row, col] = 3 * i + j
-    numbers = _windows(regions, window)[0, :, :, 0]
+    numbers = split_windows(regions, window)[0, :, :, 0]
     return torch.where(numbers[:, None] == numbers[:, :, None], 0.0, _FAR).to(like.dtype)
 
 
@@ -60,7 +60,7 @@ class _SelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
-        self.register_buffer("relative_position_index", _relative_index(window))
+        self.register_buffer("relative_position_index", relative_index(window))
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
@@ -119,8 +119,8 @@ class _Block(nn.Module):
         high, wide, mask = *x.shape[1:3], None
         if self.shift:
             x = x.roll((-self.shift, -self.shift), (1, 2))
-            mask = _shift_mask(high, wide, self.window, self.shift, x)
-        x = _whole(self.attention(_windows(x, self.window), mask), self.window, high, wide)
+            mask = shift_mask(high, wide, self.window, self.shift, x)
+        x = merge_windows(self.attention(split_windows(x, self.window), mask), self.window, high, wide)
         if self.shift:
             x = x.roll((self.shift, self.shift), (1, 2))
         return x[:, :rows, :cols]

@@ -134,3 +134,11 @@ def test_options_out_of_range(wrong: dict[str, float]) -> None:
 def test_a_list_of_kernels_builds_nothing() -> None:
     problems = {entry.name: entry.problem for entry in list_kernels() if entry.problem}
     assert not problems
+
+
+def test_networks_without_an_exact_radius_can_be_blended() -> None:
+    """Where the influence of a pixel never ends, blending is the way: every score and class map has a range."""
+    for entry in list_kernels():
+        if entry.spec is not None and entry.spec.radius is None and entry.spec.mapping == "map_pixels":
+            open_ended = [n for n, o in entry.spec.outputs.items() if o.kind != "value" and o.range is None]
+            assert not open_ended, entry.name
