@@ -7,7 +7,10 @@ a pixel apart (torch's ``align_corners=False``); the engine writes grid, transfo
 from __future__ import annotations
 
 from .bicubic import bicubic
+from .edsr import edsr
 from .esrgan_slim import esrgan_slim
+from .misr_gru import misr_gru
 from .sen2sr import sen2sr_cnn
+from .swinir import swinir
 
-__all__ = ["bicubic", "esrgan_slim", "sen2sr_cnn"]
+__all__ = ["bicubic", "edsr", "esrgan_slim", "misr_gru", "sen2sr_cnn", "swinir"]

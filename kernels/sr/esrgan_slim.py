@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 from tilewright.errors import KernelError
 
-from ..contract import InputSpec, Kernel, KernelSpec, OutputSpec, TileRule
+from ..contract import Kernel, KernelSpec, TileRule
 from ..published import Published, make_kernel
+from .pictures import BYTE, checked_names, picture_rasters
 
 __all__ = ["SHIPPED", "esrgan_slim"]
 
 _PLACE = "esrgan-slim"
-_FULL = 255.0
-_NETS = "tilewright.kernels.nets.esrgan_slim"
+_NETS = "tilewright.kernels.nets"
 
 SHIPPED = {
     2: "fa30a2daf017c5d8449e03bba3ad432bddaba1ae1761e1033511e6012119d0fd",
@@ -31,7 +31,7 @@ def esrgan_slim(
     *,
     scale: Literal[2, 3, 4] = 4,
     low: float = 0.0,
-    high: float = _FULL,
+    high: float = BYTE,
     bands: str = "red,green,blue",
 ) -> Kernel:
     """Return the super-resolution kernel of ESRGAN-slim for pictures of three bands.
@@ -57,20 +57,12 @@ def esrgan_slim(
     """
     if scale not in SHIPPED:
         raise KernelError(f"scale={scale}", place=_PLACE, remedy="give 2, 3 or 4")
-    if not low < high:
-        raise KernelError(
-            f"low={low:g}, high={high:g} is an empty range", place=_PLACE, remedy="use low < high"
-        )
-    names = tuple(name.strip() for name in bands.split(","))
-    if len(set(names)) != 3 or not all(names):
-        raise KernelError(
-            f"bands={bands!r}: the network takes three", place=_PLACE, remedy="give such as red,green,blue"
-        )
+    names = checked_names(bands, low, high, _PLACE)
     published = Published(
-        f"{_NETS}:ESRGANSlim",
-        f"{_NETS}:picture_of_values",
+        f"{_NETS}.esrgan_slim:ESRGANSlim",
+        f"{_NETS}.pictures:picture_of_values",
         {"scale": scale},
-        {"low": low, "high": high},
+        {"low": low, "high": high, "full": BYTE},
         variants={f"{_PLACE} with scale={n}": {"scale": n} for n in SHIPPED},
     )
     shipped = {
@@ -83,27 +75,10 @@ def esrgan_slim(
 
 
 def _spec(scale: int, low: float, high: float, names: tuple[str, ...]) -> KernelSpec:
-    picture = (low, high) == (0.0, _FULL)
     return KernelSpec(
         name=_PLACE,
         description=f"ESRGAN-slim: pictures at {scale} times the resolution, by a network of 0.2 M parameters",
-        inputs={
-            "image": InputSpec(
-                bands=names,
-                units="8-bit" if picture else None,
-                mean=(low,) * 3,
-                std=((high - low) / _FULL,) * 3,
-            )
-        },
-        outputs={
-            "image": OutputSpec(
-                kind="value",
-                bands=names,
-                range=(low, high),
-                units="8-bit" if picture else None,
-                description="The picture on the finer grid; its detail is invented, not measured",
-            )
-        },
+        **picture_rasters(names, low, high, BYTE),
         radius=10,
         scale=scale,
         tile=TileRule(default=256),
