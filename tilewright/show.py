@@ -140,7 +140,9 @@ def print_kernels(entries: list[Any]) -> None:
 
     table = Table(Column("kernel", no_wrap=True), "what it does", box=None)
     for entry in entries:
-        if entry.spec is None:
+        if entry.about is not None:
+            table.add_row(entry.name, escape(entry.about) + "\n")
+        elif entry.spec is None:
             table.add_row(entry.name, f"not usable here: {escape(str(entry.problem))}\n")
         elif entry.name != entry.spec.name:
             table.add_row(entry.name, f"another name of {entry.spec.name}\n")

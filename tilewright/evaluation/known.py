@@ -182,6 +182,22 @@ LAYOUTS: tuple[Layout, ...] = (
         dates=((PictureFile(path="low/{name}.*"),),),
         labels=(LabelFile(path="high/{name}.*"),),
     ),
+    Layout(
+        name="cloud-chips",
+        about="the test pictures of ukis-csmask: six bands of reflectance and a label in one NumPy archive each",
+        dates=(
+            (
+                PictureFile(
+                    path="{name}.npz",
+                    bands=("blue", "green", "red", "nir", "swir16", "swir22"),
+                    units="reflectance",
+                    array="img",
+                ),
+            ),
+        ),
+        labels=(LabelFile(path="{name}.npz", values={0: 2, 1: 0, 2: 0, 3: 0, 4: 1}, array="msk"),),
+        classes=("clear", "cloud", "shadow"),
+    ),
     # What follows lies as plain pairs do, so it is taken only by its name.
     _pair(
         "levir-cd",

@@ -36,6 +36,8 @@ class PictureFile(_Described):
     """Stored values times this are in ``units``."""
     units: str | None = None
     """Physical units; None for those of the files as they are."""
+    array: str | None = None
+    """Of a NumPy archive (``.npz``): the array to take, ``[rows, columns]`` or ``[rows, columns, bands]``."""
 
 
 class LabelFile(_Described):
@@ -49,6 +51,8 @@ class LabelFile(_Described):
     """Stored values of pixels that do not count."""
     colours: dict[str, int] | None = None
     """``"r,g,b"`` -> class number, for labels that are coloured pictures."""
+    array: str | None = None
+    """As of a picture."""
 
 
 class Layout(_Described):

@@ -15,6 +15,7 @@ from tilewright.errors import InputError, nearest_name
 from tilewright.pipeline.grid import Grid
 from tilewright.pipeline.source import Block, Layer, Reason
 
+from .archives import opened_array
 from .layout import IGNORED
 
 if TYPE_CHECKING:
@@ -92,10 +93,14 @@ def no_warning_of_place() -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[rasterio.DatasetReader]:
+def _opened(path: Path, array: str | None = None) -> Iterator[rasterio.DatasetReader]:
     import rasterio
     from rasterio.errors import RasterioError
 
+    if array is not None:
+        with opened_array(path, array) as dataset:
+            yield dataset
+        return
     try:
         with rasterio.open(path) as dataset:
             yield dataset
@@ -135,7 +140,7 @@ def sample_bands(sample: Sample, layout: Layout) -> tuple[str, ...]:
     """Return the names of all bands of a sample, in order; opens the headers of its first date."""
     found: list[str] = []
     for path, file in zip(sample.dates[0], layout.dates[0], strict=True):
-        with _opened(path) as dataset:
+        with _opened(path, file.array) as dataset:
             found += _names(dataset, file, path)
     return tuple(found)
 
@@ -195,7 +200,7 @@ def _read_bands(
     path: Path, file: PictureFile, wanted: Sequence[str]
 ) -> dict[str, tuple[NDArray[Any], NDArray[np.bool_]]]:
     found = {}
-    with _opened(path) as dataset:
+    with _opened(path, file.array) as dataset:
         for index, name in zip(_planes(dataset), _names(dataset, file, path), strict=True):
             if name in wanted:
                 plane = dataset.read(index)
@@ -250,7 +255,7 @@ def read_label(path: Path, label: LabelFile, classes: int, shape: tuple[int, int
     InputError
         It cannot be read, has another size, or holds a value or colour that is of no class.
     """
-    with _opened(path) as dataset:
+    with _opened(path, label.array) as dataset:
         stored = dataset.read(_planes(dataset))
         if len(stored) == 1 and label.colours is not None and _has_palette(dataset):
             stored = _through_palette(stored[0], dataset.colormap(1))
