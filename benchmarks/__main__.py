@@ -10,7 +10,7 @@ from time import perf_counter
 
 from .common import Benchmark, run
 
-ORDER = ("efficiency", "light", "memory", "peers", "scaling", "resume", "cube", "reprojection")
+ORDER = ("efficiency", "light", "memory", "peers", "scaling", "resume", "cube", "reprojection", "kernels")
 """As in the docs."""
 
 USAGE = f"""python -m benchmarks                 all of them in small form

@@ -311,6 +311,24 @@ class Context:
     """What the statistics pass found for this scene."""
     seed: int = 0
     """The kernel's seed."""
+    locate: Callable[[Any], Any] | None = None
+    """From (row, column) in the raster, ``[n, 2]`` numpy float64, to (longitude, latitude); None where unknown."""
+
+    def pixel_lonlat(self, height: int, width: int) -> Tensor:
+        """Return longitude and latitude of every pixel's centre in degrees, ``[N, 2, height, width]`` float64.
+
+        For kernels that ask where a pixel lies, not only its tile. Where the engine gives no `locate`, all pixels of
+        a tile have its centre's, which is NaN where unknown.
+        """
+        import numpy as np
+        import torch
+
+        if self.locate is None:
+            return self.lonlat[:, :, None, None].expand(-1, -1, height, width)
+        inside = np.indices((height, width)).reshape(2, -1).T + 0.5
+        origins = self.origin.cpu().numpy()
+        found = np.stack([self.locate(inside + origin).T for origin in origins])
+        return torch.from_numpy(found.reshape(-1, 2, height, width)).to(self.lonlat.device)
 
     def noise(self, height: int, width: int, channels: int = 1) -> Tensor:
         """Return standard normal noise ``[N, channels, height, width]`` float32.
