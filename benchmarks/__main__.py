@@ -1,4 +1,4 @@
-"""``python -m benchmarks`` runs all benchmarks in small form; ``NAME [--full]`` one; ``report`` writes the docs."""
+"""``python -m benchmarks`` runs the engine's in small form; ``NAME [--full]`` one; ``report`` writes the docs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,23 @@ from time import perf_counter
 
 from .common import Benchmark, run
 
-ORDER = ("efficiency", "light", "memory", "peers", "scaling", "resume", "cube", "reprojection", "kernels")
+ORDER = (
+    "efficiency",
+    "light",
+    "memory",
+    "peers",
+    "scaling",
+    "resume",
+    "cube",
+    "reprojection",
+    "kernels",
+    "seams",
+)
 """As in the docs."""
+ALONE = ("kernels", "seams")
+"""Of the networks, not of the engine: run by name, and in the full form."""
 
-USAGE = f"""python -m benchmarks                 all of them in small form
+USAGE = f"""python -m benchmarks                 those of the engine in small form
 python -m benchmarks NAME [--full]   one of {", ".join(ORDER)}; --help names its options
 python -m benchmarks full [NAME ...] the full form of all, or of those
 python -m benchmarks report          write docs/benchmarks.md and its plot from the results of the full forms"""
@@ -47,7 +60,7 @@ def main(arguments: list[str]) -> int:
     """Do what the command line says and return the status."""
     match arguments:
         case []:
-            return run_all(names(), [])
+            return run_all([name for name in names() if name not in ALONE], [])
         case ["full", *chosen]:
             return run_all(chosen or names(), ["--full"])
         case ["report", *options]:

@@ -14,6 +14,7 @@ import numpy as np
 from tilewright.errors import KernelError, nearest_name
 
 from .grid import Grid, Shard, Tile, Tiling, Window
+from .inputs import select_bands
 from .intraop import usable_cores
 from .settings import Settings, choose_tiling
 from .shift import coregister
@@ -223,20 +224,9 @@ def prepare(kernel: Kernel, source: Source, settings: Settings | None = None) ->
 
 
 def _narrowed(kernel: Kernel, source: Source) -> Source:
-    """Return the source with the bands that the kernel names, where it has them among others.
-
-    A pixel of a date is valid where all bands of the source are, so a band that nobody asked for would mask
-    pixels, and cost reading.
-    """
+    """Return the source with the bands that the kernel names, where it takes one input."""
     wanted = [spec.bands for spec in kernel.spec.inputs.values()]
-    layers = list(source.layers.values())
-    select = getattr(source, "select", None)
-    if select is None or len(wanted) != 1 or len(layers) != 1 or not isinstance(wanted[0], tuple):
-        return source
-    if len(layers[0].bands) > len(wanted[0]) and set(wanted[0]) <= set(layers[0].bands):
-        narrowed: Source = select(wanted[0])
-        return narrowed
-    return source
+    return select_bands(source, wanted[0]) if len(wanted) == 1 else source
 
 
 def _bind(kernel: Kernel, source: Source) -> dict[str, Binding]:

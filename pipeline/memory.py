@@ -94,7 +94,9 @@ def projected_memory(job: Job, forward: int, reserved: int) -> Memory:
     return Memory(
         reserved=reserved + LIBRARIES,
         gdal_cache=cache_bytes(job),
-        reads=int(2 * window * job.bytes_per_pixel * FREE_LISTS) + getattr(job.source, "scratch_bytes", 0),
+        reads=int(2 * window * job.bytes_per_pixel * FREE_LISTS)
+        + getattr(job.source, "scratch_bytes", 0)
+        + window * getattr(job.source, "scratch_pixel_bytes", 0),
         batch=int(
             n * t * t * 4 * ((3 + 2 * lanes) * planes + (1 + lanes) * channels * scale**2) * FREE_LISTS
         ),

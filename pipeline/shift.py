@@ -181,15 +181,36 @@ class Coregistered:
         before = (around.row0 - (window.row0 - reach), around.col0 - (window.col0 - reach))
         after = (window.row1 + reach - around.row1, window.col1 + reach - around.col1)
         pad = ((before[0], after[0]), (before[1], after[1]))
-        data, reason = [], []
+        size = (window.height, window.width)
+        data = np.empty((*block.data[name].shape[:2], *size), np.float32)
+        reason = np.empty((len(self.shifts), 1, *size), np.uint8)
         for date, shift in enumerate(self.shifts):
-            values = np.pad(block.data[name][date].astype(np.float32), ((0, 0), *pad), mode="edge")
             codes = np.pad(block.reason[name][date, 0], pad, constant_values=int(Reason.NODATA))
-            values = np.where(codes == Reason.VALID, values, np.float32(0))
-            moved, worst = _moved(values, codes, shift, reach, (window.height, window.width))
-            data.append(moved)
-            reason.append(worst[None])
-        return Block(window, {name: np.stack(data)}, {name: np.stack(reason)}, block.bytes_read)
+            reason[date, 0] = _worst(codes, shift, reach, size)
+            for band, plane in enumerate(
+                block.data[name][date]
+            ):  # a band at a time: little is held beside the block
+                values = np.pad(plane.astype(np.float32), pad)
+                values[codes != Reason.VALID] = 0
+                data[date, band] = _moved(values, shift, reach, size)
+        return Block(window, {name: data}, {name: reason}, block.bytes_read)
+
+    @property
+    def failures(self) -> Any:
+        """The reads that failed and were tolerated: the source's own list."""
+        return getattr(self.source, "failures", ())
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes that the source holds while it reads."""
+        return int(getattr(self.source, "scratch_bytes", 0))
+
+    @property
+    def scratch_pixel_bytes(self) -> int:
+        """Bytes a pixel of a window that are held beside the block while it is read: the source's, and of one band."""
+        layers = self.source.layers.values()
+        inner = sum(len(one.times) * (len(one.bands) * np.dtype(one.dtype).itemsize + 1) for one in layers)
+        return inner + 4 + 6 * 8  # a band in float32, and its four taps with their sum
 
     def describe(self) -> Mapping[str, Any]:
         """Return what the pixels depend on, the shifts included."""
@@ -197,26 +218,32 @@ class Coregistered:
 
 
 def _moved(
-    values: NDArray[np.float32],
-    codes: NDArray[np.uint8],
-    shift: tuple[float, float],
-    reach: int,
-    shape: tuple[int, int],
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Return the pixels ``[C, rows, columns]`` and codes of a window out of arrays ``reach`` larger on each side."""
+    values: NDArray[np.float32], shift: tuple[float, float], reach: int, size: tuple[int, int]
+) -> NDArray[np.float64]:
+    """Return the pixels of a window out of a plane that is ``reach`` larger on each side."""
+    moved: NDArray[np.float64] = values.astype(np.float64)
     for axis in (0, 1):
         whole = math.floor(shift[axis])
-        start = reach + whole
-        taps = _taps(shift[axis] - whole)
-        cut = [slice(None), slice(None)]
-        moved, worst = np.zeros(1), np.zeros(1, np.uint8)
-        for offset, weight in taps:
-            cut[axis] = slice(start + offset, start + offset + shape[axis])
-            part, code = values[:, cut[0], cut[1]] * np.float64(weight), codes[cut[0], cut[1]]
-            moved = moved + part
-            worst = np.maximum(worst, code)
-        values, codes = moved.astype(np.float32), worst
-    return values, codes
+        parts = [
+            weight * np.take(moved, np.arange(size[axis]) + reach + whole + offset, axis=axis)
+            for offset, weight in _taps(shift[axis] - whole)
+        ]
+        moved = sum(parts[1:], parts[0])
+    return moved
+
+
+def _worst(
+    codes: NDArray[np.uint8], shift: tuple[float, float], reach: int, size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Return the highest code of the pixels that each pixel of a window is made of."""
+    for axis in (0, 1):
+        whole = math.floor(shift[axis])
+        parts = [
+            np.take(codes, np.arange(size[axis]) + reach + whole + offset, axis=axis)
+            for offset, _ in _taps(shift[axis] - whole)
+        ]
+        codes = np.maximum.reduce(parts)
+    return codes
 
 
 def _taps(part: float) -> list[tuple[int, float]]:

@@ -105,6 +105,7 @@ def raster_job(
     weights: Any = None,
     options: Mapping[str, Any] | None = None,
     bands: Sequence[str | int] | None = None,
+    layers: Mapping[str, Inputs] | None = None,
     settings: Settings | None = None,
     **wishes: Any,
 ) -> Job:
@@ -116,7 +117,34 @@ def raster_job(
     source = raster_source(_dates(inputs), bands=bands, on_error=chosen.on_error)
     (layer,) = source.layers.values()
     loaded = bound_kernel(kernel, layer.bands, weights, options)
+    if layers:
+        source = _with_layers(loaded, source, layers, chosen)
     return prepare(loaded, source, chosen)
+
+
+def _with_layers(kernel: Kernel, main: Source, layers: Mapping[str, Inputs], settings: Settings) -> Source:
+    """Return one source of the main raster and the further inputs, each with the bands that the kernel names."""
+    from tilewright.pipeline.inputs import Inputs as NamedInputs
+    from tilewright.pipeline.inputs import select_bands
+    from tilewright.pipeline.rasters import raster_source
+
+    wanted = kernel.spec.inputs
+    for name in layers:
+        if name not in wanted:
+            raise InputError(
+                f"kernel {kernel.spec.name} has no input {name!r}",
+                place="--input",
+                remedy=nearest_name(name, wanted),
+            )
+    rest = [name for name in wanted if name not in layers]
+    if not rest:
+        raise InputError(
+            "all inputs are named, and the first one too", place="--input", remedy="name all but the first"
+        )
+    found = {rest[0]: main}
+    for name, files in layers.items():
+        found[name] = raster_source(_dates(files), on_error=settings.on_error)
+    return NamedInputs({name: select_bands(one, wanted[name].bands) for name, one in found.items()})
 
 
 def apply(
@@ -127,6 +155,7 @@ def apply(
     weights: Any = None,
     options: Mapping[str, Any] | None = None,
     bands: Sequence[str | int] | None = None,
+    layers: Mapping[str, Inputs] | None = None,
     only: Literal["cog", "zarr"] | None = None,
     fresh: bool = False,
     retry_failed: bool = False,
@@ -152,6 +181,8 @@ def apply(
         For a kernel by name.
     bands
         Names or 1-based numbers of the bands to take.
+    layers
+        Further inputs of the kernel, name -> as ``inputs``, on the same grid: ``{"map": "classes.tif"}``.
     only
         Write only COGs, or only Zarr.
     fresh
@@ -184,7 +215,14 @@ def apply(
     from tilewright.pipeline.run import Request
 
     job = raster_job(
-        kernel, inputs, weights=weights, options=options, bands=bands, settings=settings, **wishes
+        kernel,
+        inputs,
+        weights=weights,
+        options=options,
+        bands=bands,
+        layers=layers,
+        settings=settings,
+        **wishes,
     )
     name = title or job.kernel.spec.name
     folder, remote = run_place(out)
@@ -196,6 +234,7 @@ def apply(
         retry_failed=retry_failed,
         extra={
             "inputs": _resolved(inputs),
+            **({"layers": {name: _resolved(files) for name, files in layers.items()}} if layers else {}),
             "bands": None if bands is None else list(bands),
             "kernel": asked_kernel(kernel, weights, options),
         },

@@ -20,6 +20,7 @@ __all__ = [
     "Cores",
     "Device",
     "Fresh",
+    "InputOption",
     "KernelArgument",
     "MemoryOption",
     "OnError",
@@ -36,6 +37,7 @@ __all__ = [
     "Tile",
     "Untrained",
     "Weights",
+    "layers_of",
     "options_of",
     "split_names",
     "wishes_of",
@@ -62,6 +64,10 @@ Cores = Annotated[
 MemoryOption = Annotated[str | None, typer.Option(help="Most memory, such as 8GiB.")]
 Weights = Annotated[str | None, typer.Option(help="Weights: a path or hf://owner/name@revision.")]
 Bands = Annotated[str | None, typer.Option(help="Bands by name or number, a,b,c.")]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option("--input", help="A further input, NAME=FILE; again for each of its dates, oldest first."),
+]
 Boundary = Annotated[str | None, typer.Option(help="Beyond the edge of the data: reflect or fill.")]
 Only = Annotated[str | None, typer.Option(help="Write just cog or zarr.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over in the output folder.")]
@@ -113,3 +119,14 @@ def options_of(pairs: list[str]) -> dict[str, str]:
             raise InputError(f"{pair!r} is no option", place="--set", remedy="write key=value")
         options[key] = value
     return options
+
+
+def layers_of(pairs: list[str]) -> dict[str, list[str]]:
+    """Return the further inputs that were given as ``name=file``, the dates of each in their order."""
+    layers: dict[str, list[str]] = {}
+    for pair in pairs:
+        name, equals, file = pair.partition("=")
+        if not (name and equals and file):
+            raise InputError(f"{pair!r} is no input", place="--input", remedy="write name=file")
+        layers.setdefault(name, []).append(file)
+    return layers

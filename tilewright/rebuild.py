@@ -135,6 +135,13 @@ class FinishedRun:
         name = recorded.get("input") or next(iter(recorded.get("inputs", {"image": None})))
         files = [list(date) for date in said["inputs"]]
         source: Source = raster_source(files, bands=said.get("bands"), name=name, **more)
+        if further := said.get("layers"):
+            from tilewright.pipeline.inputs import Inputs, select_bands
+
+            wanted = self.kernel(source).spec.inputs
+            found = {name: source} | {key: raster_source(dates, **more) for key, dates in further.items()}
+            files += [list(date) for dates in further.values() for date in dates]
+            source = Inputs({key: select_bands(one, wanted[key].bands) for key, one in found.items()})
         return source, files
 
     def kernel(self, source: Source) -> Kernel:
@@ -184,6 +191,7 @@ class FinishedRun:
             precision=arithmetic["precision"],
             boundary=stitch["boundary"],
             allow_clipping=True,  # what was refused then is not in the ledger
+            coregister="coregistered" in self.about["source"],
             untrained=True,
             **more,
         )

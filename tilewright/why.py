@@ -277,7 +277,10 @@ def _inputs(run: FinishedRun, at: tuple[int, int]) -> tuple[Any, list[str]]:
                 notes.append(f"files: {', '.join(name for names in files for name in names)}")
     except TilewrightError as error:
         return f"cannot be read again: {error}", notes
-    changed = list(differences(recorded, plain(source.describe())))
+    if "coregistered" in recorded:
+        notes.append("values are those before --coregister moved the later dates")
+    told = {key: value for key, value in recorded.items() if key != "coregistered"}
+    changed = list(differences(told, plain(source.describe())))
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         notes.append(f"the inputs have changed since the run: {changed[0]}{more}")

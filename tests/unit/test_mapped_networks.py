@@ -100,6 +100,7 @@ def test_identical_features_look_at_themselves() -> None:
         assert (attention(x, x) - attention(x, close)).abs().amax() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_authors_file_of_mci_is_put_together(mci: Kernel, tmp_path: Path) -> None:
     state = mci.module.state_dict()
     parts = {

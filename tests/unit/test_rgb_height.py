@@ -69,6 +69,7 @@ def best_by_colour(image: np.ndarray, label: np.ndarray) -> float:
     return max(mean_f1(np.where(green, a, b), label) for a, b in product(SEEN, SEEN))
 
 
+@pytest.mark.slow
 def test_it_learns_what_only_height_tells() -> None:
     """Over a scene of several blended tiles, with gaps in the height and in the picture."""
     import xarray as xr

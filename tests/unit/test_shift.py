@@ -18,6 +18,14 @@ from tilewright.pipeline.grid import Window
 from tilewright.pipeline.inspection import inspect_inputs, sample_windows
 from tilewright.pipeline.shift import Coregistered, coregister, measure_shift
 
+DIFFERENCE = """
+import tilewright
+
+@tilewright.kernel(inputs={"image": {"dates": 2}}, outputs={"out": {"kind": "value"}}, radius=0)
+def difference(x):
+    return x[:, 1] - x[:, 0]
+"""
+
 
 def ground(rows: int, cols: int, seed: int = 0) -> np.ndarray:
     """A smooth random surface with detail of a few pixels."""
@@ -103,13 +111,17 @@ def test_a_plan_says_that_dates_are_apart_and_a_run_lines_them_up(tmp_path: Path
             crs="EPSG:32633", transform=Affine(10, 0, 5e5, 0, -10, 5e6), nodata=np.nan,
         ) as out:  # fmt: skip
             out.write(date)
-    difference = make_kernel(lambda x: x[:, 1] - x[:, 0], dates=2)
+    (tmp_path / "difference.py").write_text(DIFFERENCE)
+    difference = f"{tmp_path}/difference.py:difference"
     how = {"device": "cpu", "tile": 128, "only": "cog"}
     plain = tilewright.apply(difference, names, out=tmp_path / "plain", **how)
     assert any("+1.5" in note and "-2.2" in note and "--coregister" in note for note in plain.notes)
     lined = tilewright.apply(difference, names, out=tmp_path / "lined", coregister=True, **how)
     assert not any("--coregister" in note for note in lined.notes)
     assert any("lined up with the first date" in note for note in lined.notes)
+    checked = tilewright.verify(tmp_path / "lined")
+    assert checked.equal
+    assert checked.recomputed
     sizes = []
     for run in ("plain", "lined"):
         with rasterio.open(tmp_path / run / "out.tif") as made:
