@@ -11,9 +11,11 @@ from tilewright.errors import InputError
 from .source import Block, Layer, Source
 
 if TYPE_CHECKING:
+    from tilewright.kernels.contract import KernelSpec
+
     from .grid import Grid, Window
 
-__all__ = ["Inputs", "select_bands"]
+__all__ = ["Inputs", "join_inputs", "select_bands"]
 
 
 def select_bands(source: Source, wanted: int | tuple[str, ...]) -> Source:
@@ -90,3 +92,8 @@ class Inputs:
             "kind": "inputs",
             "inputs": {n: dict(source.describe()) for n, source in self.sources.items()},
         }
+
+
+def join_inputs(spec: KernelSpec, sources: Mapping[str, Source]) -> Inputs:
+    """Return sources by the name of the kernel's input as one, each with the bands that the kernel names."""
+    return Inputs({name: select_bands(one, spec.inputs[name].bands) for name, one in sources.items()})

@@ -16,8 +16,7 @@ import numpy as np
 
 from tilewright.errors import KernelError, ReadError
 
-from .grid import Window
-from .shift import LIMIT, measure_shift
+from .shift import LIMIT, grey_dates, measure_shift, sample_windows
 from .source import Reason
 
 if TYPE_CHECKING:
@@ -29,14 +28,8 @@ if TYPE_CHECKING:
 
     from .job import Job
 
-__all__ = ["inspect_inputs", "sample_windows"]
+__all__ = ["inspect_inputs"]
 
-SIDE = 256
-"""Most pixels a side of a window."""
-SMALLEST = 64
-"""Fewest, where the grid has so many."""
-PLACES = (0.5, 1 / 6, 5 / 6)
-"""Where windows lie, as shares of the grid's height and width: nine in all."""
 FAR = 3.0
 """Standard deviations from the training data from which the user is warned."""
 
@@ -112,25 +105,8 @@ def inspect_inputs(job: Job) -> Job:
     for name, expected in compared.items():
         notes += _compared(name, expected, seen[name], f"kernel {spec.name}")
     for name in paired:
-        notes += _shifted(name, [_pair(data, valid) for data, valid in seen[name]])
+        notes += _shifted(name, [grey_dates(data, valid) for data, valid in seen[name]])
     return replace(job, notes=(*job.notes, *notes))
-
-
-def sample_windows(shape: tuple[int, int]) -> Iterator[Window]:
-    """Yield up to nine windows over a grid, the middle first, that do not overlap.
-
-    Their side is a third of the grid's shorter one, but 64 to 256 px.
-    """
-    side = min(SIDE, max(SMALLEST, min(shape) // 3))
-    found: set[tuple[int, int]] = set()
-    rows, cols = (min(side, n) for n in shape)
-    for down in PLACES:
-        for right in PLACES:
-            row = min(max(0, round(shape[0] * down - rows / 2)), shape[0] - rows)
-            col = min(max(0, round(shape[1] * right - cols / 2)), shape[1] - cols)
-            if all(abs(row - r) >= rows or abs(col - c) >= cols for r, c in found):
-                found.add((row, col))
-                yield Window(row, row + rows, col, col + cols)
 
 
 def _compared(
@@ -180,13 +156,7 @@ def _by_date(values: tuple[float, ...] | tuple[tuple[float, ...], ...], dates: i
     return np.broadcast_to(array.reshape(-1, array.shape[-1]), (dates, array.shape[-1]))
 
 
-def _pair(data: NDArray[np.floating], valid: NDArray[np.bool_]) -> tuple[NDArray[np.float64], ...]:
-    """Return both dates as one grey picture each, invalid pixels NaN."""
-    grey = np.where(valid[:, 0], data.mean(axis=1, dtype=np.float64), np.nan)
-    return grey[0], grey[1]
-
-
-def _shifted(name: str, pairs: list[tuple[NDArray[np.float64], ...]]) -> Iterator[str]:
+def _shifted(name: str, pairs: list[NDArray[np.float64]]) -> Iterator[str]:
     try:
         shift = measure_shift([(a, b) for a, b in pairs])
     except ImportError:

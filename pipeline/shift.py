@@ -10,7 +10,7 @@ by 0.02. It is one shift for the scene, a residual of georeferencing; relief nee
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 
     from .grid import Grid
 
-__all__ = ["LIMIT", "Coregistered", "Shift", "coregister", "measure_shift"]
+__all__ = [
+    "LIMIT",
+    "Coregistered",
+    "Shift",
+    "coregister",
+    "grey_dates",
+    "measure_shift",
+    "sample_windows",
+]
 
 LIMIT = 0.5
 """Pixels of shift from which a user is told: at half a pixel edges of fields become change."""
@@ -36,6 +44,12 @@ FEWEST = 2
 """Windows that must agree."""
 FARTHEST = 32.0
 """Pixels that are still called a residual."""
+SIDE = 256
+"""Most pixels a side of a window."""
+SMALLEST = 64
+"""Fewest, where the grid has so many."""
+PLACES = (0.5, 1 / 6, 5 / 6)
+"""Where windows lie, as shares of the grid's height and width: nine in all."""
 _PARTS = 50
 """Parts of a pixel to which the peak is refined."""
 _VALID = 0.5
@@ -50,6 +64,29 @@ class Shift:
     """Rows and columns: the pixel (r, c) of the first date shows what (r + rows, c + columns) of the second does."""
     windows: int
     """Windows that agree on it."""
+
+
+def sample_windows(shape: tuple[int, int]) -> Iterator[Window]:
+    """Yield up to nine windows over a grid, the middle first, that do not overlap.
+
+    Their side is a third of the grid's shorter one, but 64 to 256 px.
+    """
+    side = min(SIDE, max(SMALLEST, min(shape) // 3))
+    found: set[tuple[int, int]] = set()
+    rows, cols = (min(side, n) for n in shape)
+    for down in PLACES:
+        for right in PLACES:
+            row = min(max(0, round(shape[0] * down - rows / 2)), shape[0] - rows)
+            col = min(max(0, round(shape[1] * right - cols / 2)), shape[1] - cols)
+            if all(abs(row - r) >= rows or abs(col - c) >= cols for r, c in found):
+                found.add((row, col))
+                yield Window(row, row + rows, col, col + cols)
+
+
+def grey_dates(data: NDArray[np.floating], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return dates ``[T, C, rows, columns]`` as grey pictures ``[T, rows, columns]``, NaN where not ``valid``."""
+    grey: NDArray[np.float64] = np.where(valid[:, 0], data.mean(axis=1, dtype=np.float64), np.nan)
+    return grey
 
 
 def measure_shift(pairs: Iterable[tuple[NDArray[np.floating], NDArray[np.floating]]]) -> Shift | None:
@@ -103,16 +140,13 @@ def coregister(source: Source) -> tuple[Source, str]:
     KernelError
         scikit-image is not installed.
     """
-    from .inspection import sample_windows
-
     name, layer = next(iter(source.layers.items()))
     if len(source.layers) != 1 or len(layer.times) < 2:
         raise InputError("there are not several dates of one input to line up", place="--coregister")
     pictures = []
     for window in sample_windows(source.grid.shape):
         block = source.read(window)
-        grey = block.data[name].mean(axis=1, dtype=np.float64)
-        pictures.append(np.where(block.reason[name][:, 0] == Reason.VALID, grey, np.nan))
+        pictures.append(grey_dates(block.data[name], block.reason[name] == Reason.VALID))
     shifts: list[tuple[float, float]] = [(0.0, 0.0)]
     for date in range(1, len(layer.times)):
         try:

@@ -28,6 +28,27 @@ import tilewright
 def level(x):
     return (x > 5000).float()
 """
+
+
+def slow_kernel(seconds: float) -> str:
+    """Return the code of a kernel ``slow`` that takes so long for a batch; it stands below `LEVEL_KERNEL`."""
+    return f"""
+import time
+
+@tilewright.kernel(inputs={{"image": {{"bands": ["b1"]}}}}, outputs={{"twice": {{"kind": "value"}}}}, radius=0)
+def slow(x):
+    time.sleep({seconds})
+    return 2 * x
+"""
+
+
+def durable(out: Path) -> list[str]:
+    """Names of the shards in a ledger, in order, repeated where they were computed twice."""
+    path = out / "ledger.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()[1:]] if path.exists() else []
+    return [line["shard"] for line in lines if "shard" in line]
+
+
 """Text of a file with a kernel that tells what is bright, for processes that find it by its path."""
 
 

@@ -124,8 +124,7 @@ def raster_job(
 
 def _with_layers(kernel: Kernel, main: Source, layers: Mapping[str, Inputs], settings: Settings) -> Source:
     """Return one source of the main raster and the further inputs, each with the bands that the kernel names."""
-    from tilewright.pipeline.inputs import Inputs as NamedInputs
-    from tilewright.pipeline.inputs import select_bands
+    from tilewright.pipeline.inputs import join_inputs
     from tilewright.pipeline.rasters import raster_source
 
     wanted = kernel.spec.inputs
@@ -144,7 +143,7 @@ def _with_layers(kernel: Kernel, main: Source, layers: Mapping[str, Inputs], set
     found = {rest[0]: main}
     for name, files in layers.items():
         found[name] = raster_source(_dates(files), on_error=settings.on_error)
-    return NamedInputs({name: select_bands(one, wanted[name].bands) for name, one in found.items()})
+    return join_inputs(kernel.spec, found)
 
 
 def apply(

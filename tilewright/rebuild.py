@@ -136,12 +136,12 @@ class FinishedRun:
         files = [list(date) for date in said["inputs"]]
         source: Source = raster_source(files, bands=said.get("bands"), name=name, **more)
         if further := said.get("layers"):
-            from tilewright.pipeline.inputs import Inputs, select_bands
+            from tilewright.pipeline.inputs import join_inputs
 
-            wanted = self.kernel(source).spec.inputs
+            spec = self.kernel(source).spec
             found = {name: source} | {key: raster_source(dates, **more) for key, dates in further.items()}
             files += [list(date) for dates in further.values() for date in dates]
-            source = Inputs({key: select_bands(one, wanted[key].bands) for key, one in found.items()})
+            source = join_inputs(spec, found)
         return source, files
 
     def kernel(self, source: Source) -> Kernel:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
 
 import pytest
 import yaml
-from archive import LEVEL_KERNEL, Archive
+from archive import LEVEL_KERNEL, Archive, durable, slow_kernel
 from prefect_server import running
 
 pytest.importorskip("prefect")
@@ -17,27 +16,10 @@ pytest.importorskip("prefect")
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-SLOW_KERNEL = """
-import time
-
-@tilewright.kernel(inputs={"image": {"bands": ["b1"]}}, outputs={"twice": {"kind": "value"}}, radius=0)
-def slow(x):
-    time.sleep(5)
-    return 2 * x
-"""
-
-
-def durable(out: Path) -> list[str]:
-    """Names of the shards in a ledger, in order, repeated where they were computed twice."""
-    path = out / "ledger.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()[1:]] if path.exists() else []
-    return [line["shard"] for line in lines if "shard" in line]
-
-
 def test_a_killed_run_becomes_crashed_and_the_next_one_resumes(tmp_path: Path) -> None:
     from tilewright.flows.deploy import HEARTBEAT, LOST
 
-    (tmp_path / "kernels.py").write_text(LEVEL_KERNEL + SLOW_KERNEL)
+    (tmp_path / "kernels.py").write_text(LEVEL_KERNEL + slow_kernel(5))
     archive = Archive(tmp_path / "archive")
     archive.add("2024-05-01")
     regions = yaml.safe_load(archive.regions({"west": 0}).read_text())

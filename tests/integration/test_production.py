@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from archive import LEVEL_KERNEL, Archive
+from archive import LEVEL_KERNEL, Archive, durable, slow_kernel
 from prefect_server import PrefectServer, running
 
 from tilewright.flows.runs import run
@@ -23,15 +23,6 @@ if TYPE_CHECKING:
 # It waits for two ticks of a schedule, and for eight processes that start.
 pytestmark = [pytest.mark.integration, pytest.mark.waiting, pytest.mark.timeout(600)]
 
-SLOW_KERNEL = """
-import time
-
-@tilewright.kernel(inputs={"image": {"bands": ["b1"]}}, outputs={"twice": {"kind": "value"}}, radius=0)
-def slow(x):
-    time.sleep(1.5)
-    return 2 * x
-"""
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
@@ -41,7 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    (tmp_path / "kernels.py").write_text(LEVEL_KERNEL + SLOW_KERNEL)
+    (tmp_path / "kernels.py").write_text(LEVEL_KERNEL + slow_kernel(1.5))
     return tmp_path
 
 
@@ -53,13 +44,6 @@ def written(place: Path, archive: Archive, kernel: str, **changes: Any) -> Path:
 
 def reports(folder: Path) -> dict[str, dict[str, Any]]:
     return {str(p.parent.relative_to(folder)): json.loads(p.read_text()) for p in folder.rglob("report.json")}
-
-
-def durable(out: Path) -> list[str]:
-    """Names of the shards in a ledger, in order, repeated where they were computed twice."""
-    path = out / "ledger.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()[1:]] if path.exists() else []
-    return [line["shard"] for line in lines if "shard" in line]
 
 
 def plain_digest(recipe: Path, region: Any, out: Path, day: str | None = None) -> str:

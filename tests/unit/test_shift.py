@@ -15,8 +15,8 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 import tilewright
 from tilewright.errors import InputError
 from tilewright.pipeline.grid import Window
-from tilewright.pipeline.inspection import inspect_inputs, sample_windows
-from tilewright.pipeline.shift import Coregistered, coregister, measure_shift
+from tilewright.pipeline.inspection import inspect_inputs
+from tilewright.pipeline.shift import Coregistered, coregister, measure_shift, sample_windows
 
 DIFFERENCE = """
 import tilewright
