@@ -21,10 +21,13 @@ ORDER = (
     "reprojection",
     "kernels",
     "seams",
+    "ask",
+    "pruning",
+    "nearest",
 )
 """As in the docs."""
-ALONE = ("kernels", "seams")
-"""Of the networks, not of the engine: run by name, and in the full form."""
+ALONE = ("kernels", "seams", "ask", "pruning", "nearest")
+"""Of the networks and of what is asked of them, not of the engine: run by name, and in the full form."""
 
 USAGE = f"""python -m benchmarks                 those of the engine in small form
 python -m benchmarks NAME [--full]   one of {", ".join(ORDER)}; --help names its options

@@ -132,7 +132,11 @@ def measure(bench: Bench) -> dict[str, Any]:
     rasters = []
     for name, side, tile in zip(p["networks"], p["sides"], p["tiles"], strict=True):
         bench.say(f"{name} over {side:,} px squared")
-        rasters.append(bench.once(f"{name} {side}", lambda n=name, s=side, t=tile: _mapped(bench, n, s, t)))  # type: ignore[misc]
+        ours = bench.once(f"{name} {side}", lambda n=name, s=side, t=tile: _mapped(bench, n, s, t))  # type: ignore[misc]
+        bare = bench.once(f"{name} {side}, bare", lambda n=name, o=ours: _bare(bench, n, o))  # type: ignore[misc]
+        seconds = ours["batches"] / bare["batches_a_second"]
+        figures = {"forward_seconds": seconds, "efficiency": seconds / ours["wall"]}
+        rasters.append({"kernel": name, "side": side, **ours, **figures})
     return {"kernels": rows, "rasters": rasters}
 
 
@@ -144,7 +148,7 @@ def _mapped(bench: Bench, name: str, side: int, tile: int) -> dict[str, Any]:
     else:
         dates = [str(path) for path in make_mosaic(bench.folder / f"mosaic-{side}", side, bands=3)]
     try:
-        ours = measured(
+        return measured(
             "kernels:by_pipeline",
             name=name,
             dates=dates,
@@ -156,7 +160,11 @@ def _mapped(bench: Bench, name: str, side: int, tile: int) -> dict[str, Any]:
     finally:
         for folder in (out, out.with_name("out-warm")):
             shutil.rmtree(folder, ignore_errors=True)
-    bare = measured(
+
+
+def _bare(bench: Bench, name: str, ours: dict[str, Any]) -> dict[str, Any]:
+    p = bench.parameters
+    return measured(
         "kernels:by_forward",
         name=name,
         cores=p["cores"],
@@ -164,14 +172,6 @@ def _mapped(bench: Bench, name: str, side: int, tile: int) -> dict[str, Any]:
         tile=ours["tile"],
         batch=ours["batch"],
     )
-    seconds = ours["batches"] / bare["batches_a_second"]
-    return {
-        "kernel": name,
-        "side": side,
-        **ours,
-        "forward_seconds": seconds,
-        "efficiency": seconds / ours["wall"],
-    }
 
 
 def table(data: dict[str, Any]) -> str:

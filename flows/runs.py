@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tilewright.catalogs.region import Region
     from tilewright.catalogs.search import SearchResult
     from tilewright.kernels.contract import Kernel
+    from tilewright.pipeline.cube_source import CubeSource
     from tilewright.pipeline.grid import Grid
     from tilewright.pipeline.job import Job
     from tilewright.pipeline.report import Report
@@ -31,6 +32,7 @@ __all__ = [
     "announce",
     "as_recipe",
     "choose_grids",
+    "cube_of",
     "find_items",
     "load_kernel",
     "plan_runs",
@@ -406,26 +408,19 @@ def _corner(item: pystac.Item, resolution: float) -> tuple[float, float] | None:
     return None
 
 
-def _prepare(
-    sought: Sought,
-    grid: Grid,
-    out: str,
-    only: Literal["cog", "zarr"] | None,
-    fresh: bool,
-    wishes: Mapping[str, Any],
-) -> PreparedRun:
-    from tilewright.api import asked_kernel, item_id, make_settings
-    from tilewright.pipeline.cube_source import CubeSource
-    from tilewright.pipeline.job import prepare
-    from tilewright.pipeline.objects import run_place
-    from tilewright.pipeline.run import Request
+def cube_of(
+    sought: Sought, grid: Grid, *, on_error: Literal["raise", "reason"] | None = None
+) -> tuple[CubeSource, Sequence[str] | None]:
+    """Return the cube of a recipe on a grid, for its kernel, and the bands if recipe, user or kernel name them.
 
-    folder, remote = run_place(out)
-    recipe, kernel, found = sought.recipe, sought.kernel, sought.found
+    Reads headers only.
+    """
+    from tilewright.pipeline.cube_source import CubeSource
+
+    recipe, found = sought.recipe, sought.found
     items = tuple(item for result in found for item in result.items)
-    composite = recipe.composite
-    periods: Any = [list(result.items) for result in found] if recipe.periods or composite else items
-    spec = next(iter(kernel.spec.inputs.values()))
+    periods: Any = [list(result.items) for result in found] if recipe.periods or recipe.composite else items
+    name, spec = next(iter(sought.kernel.spec.inputs.items()))
     named = sought.bands or recipe.bands or (spec.bands if isinstance(spec.bands, tuple) else None)
     source = CubeSource(
         periods,
@@ -438,10 +433,30 @@ def _prepare(
         composite=_composite(recipe),
         offsets=recipe.cube.offsets,
         nodata=recipe.cube.nodata,
-        on_error=wishes.get("on_error", recipe.run.on_error),
+        on_error=on_error or recipe.run.on_error,
         signer=_signer(found),
-        name=next(iter(kernel.spec.inputs)),
+        name=name,
     )
+    return source, named
+
+
+def _prepare(
+    sought: Sought,
+    grid: Grid,
+    out: str,
+    only: Literal["cog", "zarr"] | None,
+    fresh: bool,
+    wishes: Mapping[str, Any],
+) -> PreparedRun:
+    from tilewright.api import asked_kernel, item_id, make_settings
+    from tilewright.pipeline.job import prepare
+    from tilewright.pipeline.objects import run_place
+    from tilewright.pipeline.run import Request
+
+    folder, remote = run_place(out)
+    recipe, kernel, found = sought.recipe, sought.kernel, sought.found
+    items = tuple(item for result in found for item in result.items)
+    source, named = cube_of(sought, grid, on_error=wishes.get("on_error"))
     if named is None:  # a kernel for any bands, and nobody names them: those that all Items have
         (layer,) = source.layers.values()
         kernel = load_kernel(recipe, sought.weights, layer.bands)

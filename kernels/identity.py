@@ -211,6 +211,8 @@ def _names(code: types.CodeType) -> Iterator[str]:
 
 def _is_array(value: Any) -> bool:
     module = type(value).__module__.partition(".")[0]
+    if isinstance(value, type):  # torch.Tensor itself, where a function asks whether something is one
+        return False
     return module in ("torch", "numpy") and hasattr(value, "dtype") and hasattr(value, "shape")
 
 

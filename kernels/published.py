@@ -53,6 +53,8 @@ class Published:
     of their own; None takes the usual ones."""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Name -> arguments of the other sizes: a checkpoint that does not fit is compared with them."""
+    extra: str = EXTRA
+    """Extra of tilewright that brings the libraries of the network."""
 
 
 def make_kernel(
@@ -111,7 +113,7 @@ def _checksum(state: Mapping[str, Tensor]) -> str:
     return hasher.hexdigest()
 
 
-def _import(place: str, kernel: str) -> Any:
+def _import(place: str, kernel: str, extra: str) -> Any:
     module, _, name = place.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
@@ -119,7 +121,7 @@ def _import(place: str, kernel: str) -> Any:
         raise KernelError(
             f"it is built of a library that cannot be imported: {error}",
             place=f"kernel {kernel}",
-            remedy=f"install 'tilewright[{EXTRA}]'",
+            remedy=f"install 'tilewright[{extra}]'",
         ) from error
 
 
@@ -132,7 +134,7 @@ def build_network(published: Published, kernel: str, *, fill: bool = True) -> nn
 
     from .nets.forward import Unfilled
 
-    cls = _import(published.network, kernel)
+    cls = _import(published.network, kernel, published.extra)
     with torch.random.fork_rng(devices=()), nullcontext() if fill else Unfilled():
         torch.manual_seed(0)
         network: nn.Module = cls(**published.arguments)
@@ -150,7 +152,7 @@ def _build(
         place = " + ".join(one.source for one in files) or "state_dict"
         state = given if not isinstance(given, tuple) else _read(files, published.entry)
         load_into(network, state, published.rename, place=place, closest=partial(_closest, published, kernel))
-    read = _import(published.read, kernel)
+    read = _import(published.read, kernel, published.extra)
     return PublishedForward(network, partial(read, **published.options)).eval()
 
 

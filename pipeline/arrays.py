@@ -53,6 +53,15 @@ class ArrayCube:
     channels: tuple[int, ...]
     """Indices along the band dimension, in the order wanted."""
 
+    @property
+    def chunk(self) -> tuple[int, int] | None:
+        """Rows and columns of a chunk as it is stored; None where the array does not say, or rows run upward."""
+        chunks = self.array.encoding.get("chunks")
+        if chunks is None or len(chunks) != self.array.ndim or self.flipped:
+            return None
+        sizes = dict(zip(self.array.dims, chunks, strict=True))
+        return int(sizes[self.dims[2]]), int(sizes[self.dims[3]])
+
     def planes(self, window: Window) -> tuple[Any, Any]:
         """Return lazy ``([T, C, rows, columns], reason or None)`` of ``window``."""
         time, band, y, x = self.dims
@@ -120,13 +129,18 @@ class DataArraySource:
             key: stack_cubes([[cube_of(_as_array(value, key), nodata, key)]], key)
             for key, value in arrays.items()
         }
+        self.coarser: tuple[DataArraySource, ...] = ()
+        """The same ground in stored coarser levels, finest first, where there are some."""
         self._check_grids()
 
     @classmethod
-    def from_stacks(cls, layers: Mapping[str, Stack]) -> DataArraySource:
-        """Return the source of stacked cubes by input name."""
+    def from_stacks(
+        cls, layers: Mapping[str, Stack], coarser: Sequence[DataArraySource] = ()
+    ) -> DataArraySource:
+        """Return the source of stacked cubes by input name, with coarser levels of the same ground."""
         source = object.__new__(cls)
         source._layers = dict(layers)
+        source.coarser = tuple(coarser)
         source._check_grids()
         return source
 
@@ -153,12 +167,22 @@ class DataArraySource:
 
     def select(self, bands: Sequence[str]) -> DataArraySource:
         """Return the source with only ``bands`` of each input, in that order."""
-        return self.from_stacks({name: stack.select(bands, name) for name, stack in self._layers.items()})
+        chosen = {name: stack.select(bands, name) for name, stack in self._layers.items()}
+        return self.from_stacks(chosen, [level.select(bands) for level in self.coarser])
 
     def renamed(self, name: str) -> DataArraySource:
         """Return the same pixels, of a single input, for the kernel's input ``name``."""
         (stack,) = self._layers.values()
-        return self.from_stacks({name: stack})
+        return self.from_stacks({name: stack}, [level.renamed(name) for level in self.coarser])
+
+    @property
+    def block(self) -> tuple[int, int] | None:
+        """Rows and columns of a stored chunk, the largest of the arrays; None where they have none."""
+        found = [cube.chunk for stack in self._layers.values() for row in stack.rows for cube in row]
+        known = [shape for shape in found if shape is not None]
+        if len(known) < len(found):
+            return None
+        return max(rows for rows, _ in known), max(cols for _, cols in known)
 
     def read(self, window: Window) -> Block:
         """Return the pixels of ``window``; dask chunks are computed in a few threads of their own."""

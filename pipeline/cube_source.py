@@ -159,6 +159,12 @@ class CubeSource:
         """The periods, oldest first, each with its dates."""
         return self._periods
 
+    def at_period(self, index: int) -> CubeSource:
+        """Return one period as a cube of its own: its pixels do not depend on the others."""
+        other = object.__new__(CubeSource)
+        other.__setstate__(self.__getstate__() | {"_periods": (self._periods[index],)})
+        return other
+
     @property
     def composite(self) -> Composite | None:
         """How the dates of a period become one; None where each period is a date."""

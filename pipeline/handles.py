@@ -50,6 +50,8 @@ _GDAL = {
     "GDAL_NUM_THREADS": "1",
 }
 _LOCAL = {"GDAL_NUM_THREADS": "1"}
+type _Key = tuple[str, int | None]
+"""What a dataset is of: href, and number of the overview."""
 _REFUSALS = {
     "CPLE_AWSAccessDeniedError",
     "CPLE_AWSInvalidCredentialsError",
@@ -131,7 +133,7 @@ class Handles:
 
     def __init__(self, idle: int = _IDLE) -> None:
         self._limit = idle
-        self._idle: list[tuple[str, Any]] = []  # the last used at the end
+        self._idle: list[tuple[_Key, Any]] = []  # the last used at the end
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -142,36 +144,40 @@ class Handles:
 
     @contextmanager
     def lend(
-        self, href: str, *, opened_as: Callable[[], str] | None = None
+        self, href: str, *, opened_as: Callable[[], str] | None = None, overview: int | None = None
     ) -> Iterator[rasterio.DatasetReader]:
         """Give a dataset of ``href`` to the caller alone, for the time of a ``with``; closed if that raises.
 
-        ``opened_as`` gives what is really opened, such as the signed href; it is asked only on opening.
+        ``opened_as`` gives what is really opened, such as the signed href; it is asked only on opening. With
+        ``overview`` the dataset is that overview of it, from 0.
         """
-        dataset = self._take(href) or self._open(href, opened_as)
+        dataset = self._take((href, overview)) or self._open(href, opened_as, overview)
         try:
             yield dataset
         except BaseException:
             dataset.close()
             raise
-        self._put_back(href, dataset)
+        self._put_back((href, overview), dataset)
 
-    def _open(self, href: str, opened_as: Callable[[], str] | None) -> rasterio.DatasetReader:
+    def _open(
+        self, href: str, opened_as: Callable[[], str] | None, overview: int | None
+    ) -> rasterio.DatasetReader:
         import rasterio
 
-        return rasterio.open(gdal_path(opened_as() if opened_as else href), sharing=False)
+        chosen = {} if overview is None else {"overview_level": overview}
+        return rasterio.open(gdal_path(opened_as() if opened_as else href), sharing=False, **chosen)
 
-    def _take(self, href: str) -> rasterio.DatasetReader | None:
+    def _take(self, key: _Key) -> rasterio.DatasetReader | None:
         with self._lock:
             for place in range(len(self._idle) - 1, -1, -1):
-                if self._idle[place][0] == href:
+                if self._idle[place][0] == key:
                     dataset: rasterio.DatasetReader = self._idle.pop(place)[1]
                     return dataset
         return None
 
-    def _put_back(self, href: str, dataset: rasterio.DatasetReader) -> None:
+    def _put_back(self, key: _Key, dataset: rasterio.DatasetReader) -> None:
         with self._lock:
-            self._idle.append((href, dataset))
+            self._idle.append((key, dataset))
             old = [self._idle.pop(0)[1] for _ in range(len(self._idle) - self._limit)]
         for one in old:
             one.close()
@@ -179,8 +185,8 @@ class Handles:
     def drop(self, href: str) -> None:
         """Close the idle datasets of ``href``, so that it is opened anew."""
         with self._lock:
-            old = [dataset for name, dataset in self._idle if name == href]
-            self._idle = [entry for entry in self._idle if entry[0] != href]
+            old = [dataset for key, dataset in self._idle if key[0] == href]
+            self._idle = [entry for entry in self._idle if entry[0][0] != href]
         for one in old:
             one.close()
 

@@ -65,6 +65,12 @@ class FileInfo:
     """Units that the file states, where all its bands agree."""
     record: Mapping[str, Any]
     """What identifies the file's content, as plain data."""
+    block: tuple[int, int] = (1, 1)
+    """Rows and columns of a stored block."""
+    overviews: tuple[int, ...] = ()
+    """How many times coarser each of its overviews is, in their order."""
+    overview: int | None = None
+    """Number of the overview that this describes; None: the file at full resolution."""
 
 
 def canonical_bands(names: Sequence[str]) -> list[str]:
@@ -88,16 +94,19 @@ def canonical_bands(names: Sequence[str]) -> list[str]:
     ]
 
 
-def inspect_file(href: str, handles: Handles) -> FileInfo:
-    """Read the header of ``href``; raises `InputError` where it is absent, broken, or has no grid."""
+def inspect_file(href: str, handles: Handles, overview: int | None = None) -> FileInfo:
+    """Read the header of ``href``, or of one of its overviews.
+
+    Raises `InputError` where it is absent, broken, or has no grid.
+    """
     place = plain_href(href)
     if is_local(href) and not href.startswith("/vsi") and not Path(href).is_file():
         what = "is a folder" if Path(href).is_dir() else "no such file"
         raise InputError(what, place=place, remedy="name a raster file, a .zarr store or a URL")
 
     def header(opened_as: Any) -> FileInfo:
-        with handles.lend(href, opened_as=opened_as) as dataset:
-            return _header(href, dataset)
+        with handles.lend(href, opened_as=opened_as, overview=overview) as dataset:
+            return _header(href, dataset, overview)
 
     try:
         return read_retrying(header, href, handles, place=place)
@@ -111,7 +120,7 @@ def inspect_file(href: str, handles: Handles) -> FileInfo:
         ) from error
 
 
-def _header(href: str, dataset: rasterio.DatasetReader) -> FileInfo:
+def _header(href: str, dataset: rasterio.DatasetReader, overview: int | None) -> FileInfo:
     from odc.geo.geobox import GeoBox
     from rasterio.enums import ColorInterp
 
@@ -149,7 +158,10 @@ def _header(href: str, dataset: rasterio.DatasetReader) -> FileInfo:
         geobox=GeoBox(dataset.shape, dataset.transform, _crs_text(dataset)),
         bands=bands,
         units=units.pop() if len(units) == 1 else None,
-        record=_record(href, dataset),
+        record=_record(href, dataset) | ({} if overview is None else {"overview": overview}),
+        block=tuple(dataset.block_shapes[planes[0] - 1]),
+        overviews=tuple(dataset.overviews(planes[0])),
+        overview=overview,
     )
 
 
@@ -236,7 +248,7 @@ def _check_whole(dataset: rasterio.DatasetReader, href: str) -> None:
             )
 
 
-def _record(href: str, dataset: rasterio.DatasetReader) -> Mapping[str, Any]:
+def _record(href: str, dataset: rasterio.DatasetReader) -> dict[str, Any]:
     record: dict[str, Any] = {
         "href": plain_href(href),
         "shape": list(dataset.shape),

@@ -116,6 +116,29 @@ class RasterSource:
         """True where the files, or the caller, name the bands."""
         return all(band.native for pick in self._picks for _, band in pick)
 
+    @property
+    def overviews(self) -> tuple[int, ...]:
+        """How many times coarser the overviews are that all files have, in their order."""
+        files = [file for date in self._dates for file in date]
+        first = files[0].overviews
+        return first if all(file.overviews == first for file in files) else ()
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns of a stored block: the largest of the files."""
+        shapes = [file.block for date in self._dates for file in date]
+        return max(rows for rows, _ in shapes), max(cols for _, cols in shapes)
+
+    def at_overview(self, number: int) -> Self:
+        """Return the same bands and dates of an overview, from 0, as rasters on their own grid."""
+        other = self._copy()
+        found = {
+            file.href: inspect_file(file.href, self._handles, number) for date in self._dates for file in date
+        }
+        other._dates = tuple(tuple(found[file.href] for file in date) for date in self._dates)
+        other._picks = tuple(tuple((found[file.href], band) for file, band in pick) for pick in self._picks)
+        return other
+
     def renamed(self, name: str) -> Self:
         """Return the same pixels for the kernel's input ``name``."""
         other = self._copy()
@@ -203,8 +226,7 @@ class RasterSource:
 
     def _blocks_of(self, file: FileInfo, window: Window) -> list[Window]:
         """Return the parts of ``window`` that each lie in one stored block of the file."""
-        with self._handles.lend(file.href) as dataset:
-            height, width = dataset.block_shapes[0]
+        height, width = file.block
         blocks = []
         for row in range(window.row0 // height * height, window.row1, height):
             for col in range(window.col0 // width * width, window.col1, width):
@@ -228,7 +250,7 @@ class RasterSource:
         masked = [band.index for _, band in places if band.masked]
 
         def once(opened_as: Any) -> tuple[NDArray[Any], NDArray[Any] | None]:
-            with self._handles.lend(file.href, opened_as=opened_as) as dataset:
+            with self._handles.lend(file.href, opened_as=opened_as, overview=file.overview) as dataset:
                 pixels = dataset.read(indexes, window=region)
                 return pixels, dataset.read_masks(masked, window=region) if masked else None
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from .grid import Grid, Shard, Window
 
-__all__ = ["BOX_COLUMNS", "Box", "Record", "RecordWriter", "footprint"]
+__all__ = ["BOX_COLUMNS", "Box", "GeoMetadata", "Record", "RecordWriter", "footprint"]
 
 BOX_COLUMNS = ("score", "label", "xmin", "ymin", "xmax", "ymax")
 """Columns that an output of kind ``boxes`` adds; the last four are pixels of the grid."""
@@ -88,8 +88,9 @@ def footprint(grid: Grid, bounds: tuple[float, float, float, float]) -> shapely.
     a, b, c, d, e, f = grid.transform
     to_lonlat = pyproj.Transformer.from_crs(str(grid.geobox.crs), 4326, always_xy=True)
     lon, lat = to_lonlat.transform(a * cols + b * rows + c, d * cols + e * rows + f)
-    if np.ptp(lon) <= 180:
+    if np.ptp(lon) <= 180 and lon.min() >= -180 and lon.max() <= 180:
         return shapely.Polygon(np.column_stack([lon, lat]))
+    lon = np.where(lon < -180, lon + 360, lon)  # a grid in degrees may go on beyond 180
     east = shapely.Polygon(np.column_stack([np.where(lon < 0, lon + 360, lon), lat]))
     parts = [
         shapely.intersection(east, shapely.box(0, -90, 180, 90)),
@@ -170,7 +171,7 @@ class RecordWriter:
         count = 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            bounds = _Bounds()
+            bounds = GeoMetadata()
             with pq.ParquetWriter(unfinished, self._schema(), compression="zstd") as writer:
                 for row in sorted({place[0] for place in places}):
                     files = [self._part(place) for place in places if place[0] == row]
@@ -274,7 +275,7 @@ class RecordWriter:
             raise StoreError("a footprint is not a valid polygon", place=str(path))
 
 
-class _Bounds:
+class GeoMetadata:
     """Gathers what GeoParquet's metadata say of the geometries while they pass."""
 
     def __init__(self) -> None:
@@ -282,6 +283,7 @@ class _Bounds:
         self.types: set[str] = set()
 
     def add(self, table: pa.Table) -> None:
+        """Look at the column ``geometry`` of a table."""
         import shapely
 
         if not table.num_rows:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from .stored import StoredLayer, StoredRasters
 
-__all__ = ["Cleaning", "MapObject", "find_objects", "write_objects"]
+__all__ = ["Cleaning", "MapObject", "find_objects", "in_degrees", "write_objects"]
 
 SUFFIXES = (".parquet", ".geojson", ".gpkg", ".fgb")
 """Formats: GeoParquet, GeoPackage and FlatGeobuf in the result's CRS; GeoJSON in longitude and latitude."""
@@ -239,7 +239,7 @@ def _table(objects: list[MapObject], box: GeoBox, *, lonlat: bool, place: str) -
             raise InputError(
                 "the grid has no CRS, GeoJSON is in degrees", place=place, remedy="write .parquet or .gpkg"
             )
-        shapes, crs = list(_degrees(shapes, crs)), "OGC:CRS84"
+        shapes, crs = list(in_degrees(shapes, crs)), "OGC:CRS84"
     columns = {
         "class": np.array([one.value for one in objects], np.int32),
         "label": [one.label for one in objects],
@@ -250,7 +250,7 @@ def _table(objects: list[MapObject], box: GeoBox, *, lonlat: bool, place: str) -
     return geopandas.GeoDataFrame(columns, geometry=geopandas.GeoSeries(shapes, crs=crs), crs=crs)
 
 
-def _degrees(shapes: list[BaseGeometry], crs: str) -> Iterator[BaseGeometry]:
+def in_degrees(shapes: list[BaseGeometry], crs: str) -> Iterator[BaseGeometry]:
     """Yield polygons in longitude and latitude, cut at the antimeridian (RFC 7946, section 3.1.9)."""
     import shapely
 

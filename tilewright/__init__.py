@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tilewright.flows.recipe import Recipe
     from tilewright.flows.runs import run
     from tilewright.kernels.contract import Kernel, KernelSpec
+    from tilewright.kernels.embed.contract import load_embedder
     from tilewright.kernels.load import list_kernels, load_kernel
     from tilewright.kernels.user import kernel
     from tilewright.pipeline.areas import class_areas
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tilewright.pipeline.grid import Grid
     from tilewright.pipeline.settings import Settings
     from tilewright.pipeline.vectorise import find_objects
+    from tilewright.searching import ask, index_images, search_index
     from tilewright.verification import verify
 
 __version__ = "0.1.0"
@@ -42,18 +44,22 @@ __all__ = [
     "TilewrightError",
     "__version__",
     "apply",
+    "ask",
     "class_areas",
     "diff",
     "evaluate",
     "find_objects",
+    "index_images",
     "kernel",
     "list_kernels",
+    "load_embedder",
     "load_kernel",
     "map_pixels",
     "map_tiles",
     "open_cube",
     "run",
     "search",
+    "search_index",
     "verify",
 ]
 
@@ -65,18 +71,22 @@ _HOMES = {
     "Region": "tilewright.catalogs.region",
     "Settings": "tilewright.pipeline.settings",
     "apply": "tilewright.api",
+    "ask": "tilewright.searching",
     "class_areas": "tilewright.pipeline.areas",
     "diff": "tilewright.pipeline.compare",
     "evaluate": "tilewright.evaluation.evaluate",
     "find_objects": "tilewright.pipeline.vectorise",
+    "index_images": "tilewright.searching",
     "kernel": "tilewright.kernels.user",
     "list_kernels": "tilewright.kernels.load",
+    "load_embedder": "tilewright.kernels.embed.contract",
     "load_kernel": "tilewright.kernels.load",
     "map_pixels": "tilewright.api",
     "map_tiles": "tilewright.api",
     "open_cube": "tilewright.pipeline.cube",
     "run": "tilewright.flows.runs",
     "search": "tilewright.catalogs.search",
+    "search_index": "tilewright.searching",
     "verify": "tilewright.verification",
 }
 

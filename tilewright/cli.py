@@ -46,6 +46,8 @@ from tilewright.cli_options import (
     split_names,
     wishes_of,
 )
+from tilewright.cli_search import ask, index, search
+from tilewright.cli_train import train_embedder
 from tilewright.cli_vector import areas, vectorise
 from tilewright.errors import InputError, TilewrightError
 from tilewright.interrupts import Stop, clean_stop
@@ -73,8 +75,12 @@ _ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ 
 
 app.command()(deploy)
 app.command("eval")(evaluate)
+app.command()(train_embedder)
 app.command()(vectorise)
 app.command()(areas)
+app.command()(index)
+app.command()(search)
+app.command()(ask)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (

@@ -1,0 +1,1 @@
+"""Language models that look: questions to an image of any size."""

@@ -1,0 +1,430 @@
+"""An index of vectors over many images: made level by level as ordinary runs, so it grows and resumes like them.
+
+    INDEX/
+      parts/PART/LEVEL/      a run: ledger, records.parquet with a vector a tile, report
+      vectors-DIGEST.zarr    all vectors, one row each, float32
+      records-DIGEST.parquet what each row stands for (GeoParquet)
+      index.json             which of them are the index, of which embedder, of which parts
+
+A part is one date of one image or cube, known by what its pixels depend on. The same call finishes what was
+interrupted; a call with further images computes those alone. ``index.json`` is replaced last, by a rename: whoever
+searches meanwhile sees the index as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilewright.errors import InputError, ResumeError, StoreError
+
+from .job import prepare
+from .outputs import RECORDS
+from .pyramid import open_pyramid
+from .run import Request
+from .source import Block, Layer
+from .table import GeoMetadata
+from .tiles import execute_records
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tilewright.kernels.contract import Kernel
+
+    from .grid import Grid, Window
+    from .pyramid import Level
+    from .settings import Settings
+    from .source import Source
+
+__all__ = ["DESCRIPTION", "Indexed", "Part", "index_parts", "parts_of", "records_schema"]
+
+DESCRIPTION = "index.json"
+VERSION = 1
+ROWS = 65_536
+"""Vectors of a chunk of the Zarr, and rows that are moved at a time."""
+
+
+@dataclass(frozen=True)
+class OneDate:
+    """One date of a source."""
+
+    source: Source
+    """All of them."""
+    number: int
+    """Which, from 0."""
+
+    @property
+    def grid(self) -> Grid:
+        """That of the source."""
+        return self.source.grid
+
+    @property
+    def layers(self) -> Mapping[str, Layer]:
+        """Those of the source, with one time."""
+        return {
+            name: Layer(layer.bands, (layer.times[self.number],), layer.dtype, layer.units)
+            for name, layer in self.source.layers.items()
+        }
+
+    def read(self, window: Window) -> Block:
+        """Return the pixels of the date; the others are read with it where the source cannot part them."""
+        block = self.source.read(window)
+        at = slice(self.number, self.number + 1)
+        return Block(
+            window,
+            {name: data[at] for name, data in block.data.items()},
+            {name: codes[at] for name, codes in block.reason.items()},
+            block.bytes_read,
+        )
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return the source and the date."""
+        return {"kind": "date", "number": self.number, "source": dict(self.source.describe())}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One date of one image."""
+
+    item: str
+    """Name that hits carry: of the Item or the file."""
+    source: Source
+    """Its pixels: one input, one date."""
+    date: str | None = None
+    """When, ISO 8601 in UTC; None where unknown."""
+    cloud: float | None = None
+    """Percent of it that clouds cover; None where unknown."""
+    opens: Mapping[str, Any] = field(default_factory=dict)
+    """How its pixels can be read again, as plain data, for contact sheets."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Facts for the report of its runs."""
+    begin: Callable[[Path], Any] | None = None
+    """Called with the folder of its first level: writes what belongs beside the result, such as its Items."""
+
+    @property
+    def identity(self) -> str:
+        """Sixteen letters that stand for what its pixels depend on."""
+        plain = json.dumps(dict(self.source.describe()), sort_keys=True, default=str)
+        return hashlib.sha256(plain.encode()).hexdigest()[:16]
+
+
+def parts_of(item: str, source: Source, **facts: Any) -> list[Part]:
+    """Return one part for each date of a source; ``facts`` are fields of `Part`."""
+    (layer,) = source.layers.values()
+    parts = []
+    for number, time in enumerate(layer.times):
+        one = source if len(layer.times) == 1 else OneDate(source, number)
+        date = None if time is None else str(np.datetime64(time, "s")) + "Z"
+        parts.append(Part(item, one, **{"date": date, **facts}))
+    return parts
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """What `index_parts` did."""
+
+    path: Path
+    """The index."""
+    vectors: int
+    """Rows of the index."""
+    new: int
+    """Rows that this call computed."""
+    parts: int
+    """Parts of the index."""
+    bytes: int
+    """Size of vectors and records on the disk."""
+    km2: float
+    """Ground that the new parts cover, by their finest level."""
+    seconds: float
+    """Seconds that the new parts took."""
+
+
+def index_parts(
+    parts: Sequence[Part],
+    kernel: Kernel,
+    out: str | Path,
+    *,
+    embedder: Mapping[str, Any],
+    levels: int | None = None,
+    settings: Settings | None = None,
+    progress: Callable[[str, Any], Any] | None = None,
+) -> Indexed:
+    """Add parts to an index, which is made where there is none.
+
+    Parameters
+    ----------
+    parts
+        What is to be searched. Those that the index has already are left as they are.
+    kernel
+        Gives one vector a tile, of length 1.
+    out
+        Folder of the index.
+    embedder
+        What loads the same embedder again for texts, as plain data: ``name``, ``weights``, ``tower``, ``options``.
+    levels
+        Most levels of the pyramid, from full resolution; None: until one tile holds the image.
+    settings
+        As for any run.
+    progress
+        Called with the name of a part's level and the `Status` of its run.
+
+    Raises
+    ------
+    InputError
+        The kernel gives no single vector, or there is nothing to index.
+    ResumeError
+        The folder holds something else, or an index of another embedder.
+    TilewrightError
+        Whatever a run raises; finished shards are kept.
+    """
+    from time import perf_counter
+
+    out = Path(out)
+    (output,) = kernel.spec.outputs
+    if kernel.spec.outputs[output].kind != "vector":
+        raise InputError(f"gives no vector but {output}", place=f"kernel {kernel.spec.name}")
+    if not parts:
+        raise InputError("there is nothing to index", place="index", remedy="name an image or a recipe")
+    known = _description(out, kernel)
+    begun, km2, fresh = perf_counter(), 0.0, 0
+    entries: dict[str, dict[str, Any]] = {entry["id"]: entry for entry in known.get("parts", [])}
+    for part in parts:
+        if part.identity in entries:
+            continue
+        entry, area = _run_part(part, kernel, out, levels, settings, progress)
+        entries[part.identity] = entry
+        km2 += area
+        fresh += sum(level["rows"] for level in entry["levels"])
+    if fresh or not known:
+        known = _publish(out, list(entries.values()), kernel, output, dict(embedder))
+    size = _size(out / known["vectors"]) + (out / known["records"]).stat().st_size
+    return Indexed(out, known["rows"], fresh, len(entries), size, km2, perf_counter() - begun)
+
+
+def _description(out: Path, kernel: Kernel) -> dict[str, Any]:
+    """Return what ``index.json`` says, or nothing where there is none; raises `ResumeError` for another embedder."""
+    path = out / DESCRIPTION
+    if not path.exists():
+        strangers = [p.name for p in out.iterdir() if p.name != "parts"] if out.is_dir() else []
+        if strangers:
+            raise ResumeError(
+                f"the folder holds {sorted(strangers)[0]} and no index",
+                place=str(out),
+                remedy="name another folder",
+            )
+        return {}
+    known: dict[str, Any] = json.loads(path.read_text())
+    if known["kernel"] != kernel.digest:
+        raise ResumeError(
+            f"the index is of {known['embedder'].get('name')} with other weights or options",
+            place=str(out),
+            remedy="use the same embedder, or name another folder",
+        )
+    return known
+
+
+def _run_part(
+    part: Part,
+    kernel: Kernel,
+    out: Path,
+    levels: int | None,
+    settings: Settings | None,
+    progress: Callable[[str, Any], Any] | None,
+) -> tuple[dict[str, Any], float]:
+    """Compute the levels of a part; return its entry in ``index.json`` and its square kilometres."""
+    pyramid = open_pyramid(part.source)
+    made, tile = [], 0
+    for number, level in enumerate(pyramid.levels[:levels]):
+        job = prepare(kernel, level.source, settings)
+        tile = job.tiling.tile
+        if number and max(level.shape) <= tile // 2:
+            break
+        folder = out / "parts" / part.identity / str(number)
+        request = Request(
+            folder,
+            f"{part.item}, level {number}",
+            extra=part.extra,
+            item_id=f"level-{number}",
+            begin=None if number else part.begin,
+        )
+        tell = (
+            None
+            if progress is None
+            else (lambda status, n=number: progress(f"{part.item}, level {n}", status))
+        )
+        report = execute_records(job, request, tell)
+        made.append(_level_entry(number, level, folder, tile, report))
+    entry = {
+        "id": part.identity,
+        "item": part.item,
+        "date": part.date,
+        "cloud": part.cloud,
+        "opens": dict(part.opens),
+        "crs": pyramid.grid.crs,
+        "shape": list(pyramid.grid.shape),
+        "levels": made,
+    }
+    return entry, _km2(pyramid.grid)
+
+
+def _level_entry(number: int, level: Level, folder: Path, tile: int, report: Any) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    rows = pq.ParquetFile(folder / RECORDS).metadata.num_rows
+    return {
+        "level": number,
+        "factor": level.factor,
+        "tile": tile,
+        "shape": list(level.shape),
+        "rows": rows,
+        "digest": report.digest,
+    }
+
+
+def _km2(grid: Grid) -> float:
+    """Square kilometres of a grid, on the ellipsoid."""
+    from pyproj import Geod
+
+    from .table import footprint
+
+    rows, cols = grid.shape
+    area, _ = Geod(ellps="WGS84").geometry_area_perimeter(footprint(grid, (0, 0, cols, rows)))
+    return abs(float(area)) / 1e6
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+# -- the index itself ----------------------------------------------------------------------------------
+
+
+def _publish(
+    out: Path, entries: list[dict[str, Any]], kernel: Kernel, output: str, embedder: dict[str, Any]
+) -> dict[str, Any]:
+    """Put the tables of all parts together, and let ``index.json`` name them."""
+    entries.sort(key=lambda entry: (entry["date"] or "", entry["item"], entry["id"]))
+    digests = [[entry["id"], [level["digest"] for level in entry["levels"]]] for entry in entries]
+    digest = hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:16]
+    vectors, records = out / f"vectors-{digest}.zarr", out / f"records-{digest}.parquet"
+    rows = sum(level["rows"] for entry in entries for level in entry["levels"])
+    dim = kernel.spec.outputs[output].band_count
+    try:
+        _merge(out, entries, output, (rows, dim), vectors, records)
+        description = {
+            "version": VERSION,
+            "embedder": embedder,
+            "kernel": kernel.digest,
+            "dim": dim,
+            "rows": rows,
+            "vectors": vectors.name,
+            "records": records.name,
+            "digest": digest,
+            "parts": entries,
+        }
+        unfinished = out / f".{DESCRIPTION}.partial"
+        unfinished.write_text(json.dumps(description, indent=1) + "\n")
+        os.replace(unfinished, out / DESCRIPTION)  # noqa: PTH105
+    except OSError as error:
+        raise StoreError(f"the index could not be written: {error}", place=str(out)) from error
+    for old in (*out.glob("vectors-*.zarr"), *out.glob("records-*.parquet")):
+        if old not in (vectors, records):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    return description
+
+
+def _merge(
+    out: Path,
+    entries: Sequence[Mapping[str, Any]],
+    output: str,
+    shape: tuple[int, int],
+    vectors: Path,
+    records: Path,
+) -> None:
+    import pyarrow.parquet as pq
+    import zarr
+
+    rows, dim = shape
+    stored = zarr.create_array(
+        vectors, shape=shape, chunks=(min(ROWS, max(rows, 1)), dim), dtype="float32", overwrite=True,
+        dimension_names=("row", "dimension"),
+    )  # fmt: skip
+    metadata, at = GeoMetadata(), 0
+    held = np.empty((0, dim), np.float32)
+    unfinished = records.with_name(f".{records.name}.partial")
+    with pq.ParquetWriter(unfinished, records_schema(), compression="zstd") as writer:
+        for table, found in _tables(out, entries, output, dim):
+            metadata.add(table)
+            writer.write_table(table)
+            held = np.concatenate([held, found])
+            while len(held) >= ROWS:  # whole chunks: each is compressed once
+                stored[at : at + ROWS], held = held[:ROWS], held[ROWS:]
+                at += ROWS
+        if len(held):
+            stored[at : at + len(held)] = held
+        writer.add_key_value_metadata({"geo": json.dumps(metadata.metadata())})
+    os.replace(unfinished, records)  # noqa: PTH105
+
+
+def _tables(
+    out: Path, entries: Sequence[Mapping[str, Any]], output: str, dim: int
+) -> Iterator[tuple[pa.Table, np.ndarray[Any, Any]]]:
+    """Yield the rows of the index and their vectors, in the order of parts, levels and tiles."""
+    import pyarrow.parquet as pq
+
+    for entry in entries:
+        for level in entry["levels"]:
+            file = pq.ParquetFile(out / "parts" / entry["id"] / str(level["level"]) / RECORDS)
+            for batch in file.iter_batches(
+                batch_size=ROWS, columns=["tile_row", "tile_col", output, "geometry"]
+            ):
+                found = batch.column(output).flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+                yield _rows_of(entry, level, batch), found
+
+
+def _rows_of(entry: Mapping[str, Any], level: Mapping[str, Any], batch: Any) -> pa.Table:
+    import pyarrow as pa
+
+    count = batch.num_rows
+    side, shape = level["tile"], entry["shape"]
+    top, left = (batch.column(n).to_numpy() * side for n in ("tile_row", "tile_col"))
+    stretch = [full / own for full, own in zip(shape, level["shape"], strict=True)]
+    columns = {
+        "part": [entry["id"]] * count,
+        "item": [entry["item"]] * count,
+        "date": [entry["date"]] * count,
+        "cloud": pa.array([entry["cloud"]] * count, pa.float32()),
+        "level": pa.array([level["level"]] * count, pa.int16()),
+        "row0": top * stretch[0],
+        "col0": left * stretch[1],
+        "row1": np.minimum((top + side) * stretch[0], shape[0]),
+        "col1": np.minimum((left + side) * stretch[1], shape[1]),
+        "geometry": batch.column("geometry"),
+    }
+    return pa.table(columns, schema=records_schema())
+
+
+def records_schema() -> pa.Schema:
+    """Return the columns of the records: what each row of the vectors stands for."""
+    import pyarrow as pa
+
+    text = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema(
+        [
+            ("part", text),
+            ("item", text),
+            ("date", text),
+            ("cloud", pa.float32()),
+            ("level", pa.int16()),
+            *((name, pa.float64()) for name in ("row0", "col0", "row1", "col1")),
+            ("geometry", pa.binary()),
+        ]
+    )

@@ -1,0 +1,329 @@
+"""Search in an index: which tiles of the archive are most like a text or an example.
+
+Scores are cosines, for vectors have length 1. The search is exact: every vector is compared, a chunk at a time, so
+memory does not grow with the index; filters on date, ground, cloud and level hold before the ranking, not after.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilewright.errors import InputError, ReadError, StoreError
+
+from .index import DESCRIPTION, ROWS, VERSION
+
+if TYPE_CHECKING:
+    import shapely
+    from numpy.typing import NDArray
+
+    from tilewright.catalogs.times import Interval
+
+__all__ = ["Filters", "Hit", "VectorIndex", "hits_geojson", "write_hits"]
+
+CANDIDATES = 50
+"""Rows that are ranked for each hit that is wanted, where hits on the same ground are counted once."""
+SAME_GROUND = 0.5
+"""Share of the smaller box from which two boxes of an image are one place."""
+COLUMNS = ("part", "item", "date", "cloud", "level", "row0", "col0", "row1", "col1")
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What hits must be. Rows that do not say are left out of a filter that asks."""
+
+    dates: Interval | None = None
+    """The span of time."""
+    region: shapely.Geometry | None = None
+    """Ground that a hit must touch, in longitude and latitude."""
+    cloud: float | None = None
+    """Most cloud in percent, of the whole image."""
+    levels: tuple[int, ...] | None = None
+    """Levels of the pyramid; 0 is full resolution."""
+    items: tuple[str, ...] | None = None
+    """Names of Items or files."""
+
+    @property
+    def empty(self) -> bool:
+        """True where everything passes."""
+        return all(one is None for one in (self.dates, self.region, self.cloud, self.levels, self.items))
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One place."""
+
+    row: int
+    """Row of the index."""
+    score: float
+    """Cosine with what was searched, -1 to 1."""
+    part: str
+    """Part of the index."""
+    item: str
+    """Name of the Item or file."""
+    date: str | None
+    """When, ISO 8601."""
+    level: int
+    """Level of the pyramid: how large the tile is on the ground."""
+    box: tuple[float, float, float, float]
+    """``(col0, row0, col1, row1)`` in full-resolution pixels of the image."""
+    geometry: shapely.Geometry
+    """Footprint in longitude and latitude."""
+
+
+class VectorIndex:
+    """An index that was made by `tilewright.pipeline.index.index_parts`; read only."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Open the index in a folder; raises `InputError` where there is none, or one of a later version."""
+        self.path = Path(path)
+        file = self.path / DESCRIPTION
+        if not file.is_file():
+            raise InputError("there is no index", place=str(path), remedy="make one by: tilewright index")
+        self.description: dict[str, Any] = json.loads(file.read_text())
+        if self.description.get("version") != VERSION:
+            raise InputError(
+                f"the index has version {self.description.get('version')}, this reads {VERSION}",
+                place=str(path),
+            )
+
+    @property
+    def rows(self) -> int:
+        """How many vectors there are."""
+        return int(self.description["rows"])
+
+    @property
+    def embedder(self) -> Mapping[str, Any]:
+        """What loads the embedder that made it."""
+        embedder: Mapping[str, Any] = self.description["embedder"]
+        return embedder
+
+    @cached_property
+    def parts(self) -> Mapping[str, Mapping[str, Any]]:
+        """Id -> the part's entry in ``index.json``."""
+        return {entry["id"]: entry for entry in self.description["parts"]}
+
+    def search(
+        self, query: NDArray[Any], count: int = 10, *, filters: Filters | None = None, distinct: bool = True
+    ) -> list[Hit]:
+        """Return the best hits, best first.
+
+        Parameters
+        ----------
+        query
+            ``[dim]``, or ``[n, dim]``: a tile's score is then its best. Need not have length 1.
+        count
+            Most hits.
+        filters
+            What hits must be.
+        distinct
+            Of tiles of one image and date that lie on each other (levels do) only the best is a hit.
+
+        Raises
+        ------
+        InputError
+            The query has another length, or no direction.
+        ReadError
+            The index is damaged.
+        """
+        wanted = self._unit(query)
+        chosen = None if filters is None or filters.empty else self._passing(filters)
+        depth = min(count * CANDIDATES if distinct else count, self.rows)
+        rows, scores = self._best(wanted, depth, chosen)
+        hits = self._hits(rows, scores)
+        return list(_distinct(hits, count)) if distinct else hits[:count]
+
+    def vector_at(
+        self, lon: float, lat: float, level: int = 0, item: str | None = None
+    ) -> NDArray[np.float32]:
+        """Return the vector of the newest tile over a point, ``[dim]``; raises `InputError` where none is."""
+        import shapely
+
+        point = shapely.Point(lon, lat)
+        filters = Filters(region=point, levels=(level,), items=None if item is None else (item,))
+        rows = np.flatnonzero(self._passing(filters))
+        if not rows.size:
+            raise InputError(
+                f"no tile of level {level} lies over {lon:g}, {lat:g}",
+                place=str(self.path),
+                remedy="give longitude and latitude of a place that is in the index",
+            )
+        return np.asarray(self._vectors[int(rows[-1])], np.float32)
+
+    # -- inside ----------------------------------------------------------------------------------------
+
+    @cached_property
+    def _vectors(self) -> Any:
+        import zarr
+
+        place = self.path / self.description["vectors"]
+        try:
+            return zarr.open_array(place, mode="r")
+        except (OSError, KeyError, ValueError, zarr.errors.BaseZarrError) as error:
+            raise ReadError(f"the vectors cannot be read: {error}", place=str(place)) from error
+
+    def _columns(self, names: Sequence[str]) -> Any:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        place = self.path / self.description["records"]
+        try:
+            return pq.read_table(place, columns=list(names))
+        except (OSError, pa.ArrowException) as error:
+            raise ReadError(f"the records cannot be read: {error}", place=str(place)) from error
+
+    def _unit(self, query: NDArray[Any]) -> NDArray[np.float32]:
+        wanted = np.atleast_2d(np.asarray(query, np.float32))
+        lengths = np.linalg.norm(wanted, axis=1, keepdims=True)
+        if wanted.ndim != 2 or wanted.shape[1] != self.description["dim"] or not (lengths > 0).all():
+            raise InputError(
+                f"the query has shape {wanted.shape}, the index holds vectors of {self.description['dim']}",
+                place="search",
+                remedy="use the embedder that made the index",
+            )
+        unit: NDArray[np.float32] = wanted / lengths
+        return unit
+
+    def _passing(self, filters: Filters) -> NDArray[np.bool_]:
+        """Return True for each row that passes."""
+        import pyarrow.compute as pc
+
+        good = np.ones(self.rows, bool)
+        parts = {
+            id_: self._part_passes(entry, filters) for id_, entry in self.parts.items()
+        }  # dates, clouds and names are the part's
+        if not all(parts.values()):
+            ids = self._columns(["part"]).column(0).combine_chunks()
+            kept = np.array([parts[name] for name in ids.dictionary.to_pylist()], bool)
+            good &= kept[ids.indices.to_numpy(zero_copy_only=False)] if len(kept) else False
+        if filters.levels is not None:
+            level = self._columns(["level"]).column(0)
+            good &= pc.is_in(level, value_set=_as_levels(filters.levels)).to_numpy()
+        if filters.region is not None and good.any():
+            import shapely
+
+            shapely.prepare(filters.region)
+            shapes = self._columns(["geometry"]).column(0).to_numpy()
+            at = np.flatnonzero(good)
+            good[at] = shapely.intersects(filters.region, shapely.from_wkb(shapes[at]))
+        return good
+
+    def _part_passes(self, entry: Mapping[str, Any], filters: Filters) -> bool:
+        if filters.items is not None and entry["item"] not in filters.items:
+            return False
+        if filters.cloud is not None and (entry["cloud"] is None or entry["cloud"] > filters.cloud):
+            return False
+        if filters.dates is None or entry["date"] is None:
+            return filters.dates is None
+        when = datetime.fromisoformat(entry["date"])
+        return filters.dates.overlaps(when, when)
+
+    def _best(
+        self, wanted: NDArray[np.float32], count: int, chosen: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return rows and scores of the best, best first; of equal ones the first row."""
+        rows, scores = np.empty(0, np.int64), np.empty(0, np.float32)
+        for start in range(0, self.rows, ROWS):
+            stop = min(start + ROWS, self.rows)
+            if chosen is not None and not chosen[start:stop].any():
+                continue
+            found = (np.asarray(self._vectors[start:stop]) @ wanted.T).max(axis=1)
+            if chosen is not None:
+                found[~chosen[start:stop]] = -np.inf
+            keep = _largest(found, count)
+            rows = np.concatenate([rows, keep + start])
+            scores = np.concatenate([scores, found[keep]])
+            order = np.argsort(-scores, kind="stable")[:count]
+            rows, scores = rows[order], scores[order]
+        real = np.isfinite(scores)
+        return rows[real], scores[real]
+
+    def _hits(self, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> list[Hit]:
+        import shapely
+
+        table = self._columns([*COLUMNS, "geometry"]).take(rows)
+        return [
+            Hit(
+                int(row),
+                float(score),
+                entry["part"],
+                entry["item"],
+                entry["date"],
+                entry["level"],
+                (entry["col0"], entry["row0"], entry["col1"], entry["row1"]),
+                shapely.from_wkb(entry["geometry"]),
+            )
+            for row, score, entry in zip(rows, scores, table.to_pylist(), strict=True)
+        ]
+
+
+def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """Return the places of the ``count`` largest values, in order of place; of equal ones the first."""
+    if len(values) <= count:
+        return np.arange(len(values))
+    least = np.partition(values, -count)[-count]
+    above, equal = np.flatnonzero(values > least), np.flatnonzero(values == least)
+    return np.sort(np.concatenate([above, equal[: count - len(above)]]))
+
+
+def _as_levels(levels: Sequence[int]) -> Any:
+    import pyarrow as pa
+
+    return pa.array(levels, pa.int16())
+
+
+def _distinct(hits: Sequence[Hit], count: int) -> Iterator[Hit]:
+    """Yield hits that lie on no better one of the same part by more than half of the smaller box."""
+    kept: list[Hit] = []
+    for hit in hits:
+        if len(kept) == count:
+            return
+        if not any(one.part == hit.part and _shared(one.box, hit.box) > SAME_GROUND for one in kept):
+            kept.append(hit)
+            yield hit
+
+
+def _shared(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    least = min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
+    return max(0.0, width) * max(0.0, height) / least if least > 0 else 0.0
+
+
+def hits_geojson(hits: Sequence[Hit], **facts: Any) -> dict[str, Any]:
+    """Return hits as a GeoJSON FeatureCollection, best first, with ``rank`` from 1; ``facts`` stand beside them."""
+    import shapely
+
+    features = [
+        {
+            "type": "Feature",
+            "geometry": json.loads(shapely.to_geojson(hit.geometry)),
+            "properties": {
+                "rank": rank,
+                "score": round(hit.score, 6),
+                "item": hit.item,
+                "date": hit.date,
+                "level": hit.level,
+                "pixels": list(hit.box),
+            },
+        }
+        for rank, hit in enumerate(hits, start=1)
+    ]
+    return {"type": "FeatureCollection", **facts, "features": features}
+
+
+def write_hits(hits: Sequence[Hit], path: Path, **facts: Any) -> Path:
+    """Write `hits_geojson` to a file; raises `StoreError`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(hits_geojson(hits, **facts), indent=1) + "\n")
+    except OSError as error:
+        raise StoreError(f"cannot be written: {error}", place=str(path)) from error
+    return path
