@@ -88,7 +88,8 @@ class _Progress:
 
     def __init__(self, bar: Any) -> None:
         self.bar = bar
-        self.name, self.tell = "", None
+        self.name = ""
+        self.tell: Any = None
 
     def __call__(self, name: str, status: Any) -> None:
         if name != self.name:

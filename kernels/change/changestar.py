@@ -32,7 +32,9 @@ _SIZES = {
 }
 
 
-def _changestar(name: str, about: str, read: str, further: Mapping[str, OutputSpec]) -> Binary:
+def _changestar(
+    name: str, about: str, read: str, further: Mapping[str, OutputSpec], eps: float = 0.1
+) -> Binary:
     return Binary(
         name=name,
         about=f"ChangeStar of Changen2: {about}",
@@ -42,7 +44,7 @@ def _changestar(name: str, about: str, read: str, further: Mapping[str, OutputSp
         norm=IMAGENET,
         tile=TileRule(multiple=32, default=256),
         stride=32,
-        reach=RadiusAt(eps=0.1, px=64),
+        reach=RadiusAt(eps=eps, px=64),
         citation="Zheng, Ermon, Kim, Zhang, Zhong 2024, https://arxiv.org/abs/2406.17998",
         licence="Apache-2.0 (this code); official code and weights: Apache-2.0",
         further=further,
@@ -79,4 +81,5 @@ S1C5_VITB = _changestar(
         ),
         "buildings": _buildings("at the first date"),
     },
+    eps=0.15,
 )

@@ -186,7 +186,8 @@ class Find:
         total = ndimage.uniform_filter(np.where(seen, similar - middle, 0), 3, mode="constant")
         out = np.where(weight > 0, total / np.maximum(weight, 1e-6), -np.inf) / spread
         out[~seen] = -np.inf
-        left, places = out.copy(), []
+        left = out.copy()
+        places: list[Place] = []
         while len(places) < self.candidates and (peak := left.max()) > 0:
             row, col = np.unravel_index(int(left.argmax()), left.shape)
             around = _connected(out, (int(row), int(col)), peak / 2)
