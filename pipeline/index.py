@@ -188,9 +188,13 @@ def index_parts(
     from time import perf_counter
 
     out = Path(out)
+    if [one.kind for one in kernel.spec.outputs.values()] != ["vector"]:
+        raise InputError(
+            "gives no vector",
+            place=f"kernel {kernel.spec.name}",
+            remedy="name an embedding kernel, such as eurosat",
+        )
     (output,) = kernel.spec.outputs
-    if kernel.spec.outputs[output].kind != "vector":
-        raise InputError(f"gives no vector but {output}", place=f"kernel {kernel.spec.name}")
     if not parts:
         raise InputError("there is nothing to index", place="index", remedy="name an image or a recipe")
     known = _description(out, kernel)

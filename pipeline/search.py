@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -223,6 +223,7 @@ class VectorIndex:
         if filters.dates is None or entry["date"] is None:
             return filters.dates is None
         when = datetime.fromisoformat(entry["date"])
+        when = when if when.tzinfo else when.replace(tzinfo=UTC)
         return filters.dates.overlaps(when, when)
 
     def _best(

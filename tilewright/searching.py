@@ -114,8 +114,18 @@ def _parts(image: str | Path, bands: Sequence[str | int] | None, date: str | Non
     place = str(Path(image).resolve()) if Path(image).exists() else str(image)
     source = raster_source([image], bands=bands)
     opens = {"kind": "raster", "href": place, "bands": None if bands is None else list(bands)}
-    facts: dict[str, Any] = {"opens": opens} | ({} if date is None else {"date": date})
+    facts: dict[str, Any] = {"opens": opens} | ({} if date is None else {"date": _instant(date)})
     return parts_of(Path(place).stem, source, **facts)
+
+
+def _instant(date: str) -> str:
+    """Return a date as ISO 8601 in UTC; a day stands for its beginning."""
+    from tilewright.catalogs.times import Interval
+
+    found = Interval.parse(date)
+    if found is None or found.start is None:
+        raise InputError(f"{date!r} has no beginning", place="date", remedy="write one date")
+    return found.start.isoformat().replace("+00:00", "Z")
 
 
 def embedder_of(found: VectorIndex) -> ImageTextEmbedder:
