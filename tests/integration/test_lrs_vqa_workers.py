@@ -40,6 +40,7 @@ def ground() -> ArraySource:
     return ArraySource(cells[None].astype(np.float32), bands=("red", "green", "blue"))
 
 
+@pytest.mark.slow
 def test_two_workers_keep_the_tokens_that_one_keeps(client: Any, ground: ArraySource, tmp_path: Path) -> None:
     weights = tiny_checkpoint(tmp_path / "tiny", seed=5)
     kernel = tile_answers(weights, question=QUESTION, answer_tokens=3)

@@ -311,6 +311,7 @@ def test_tiles_of_newlines_are_left_out(stored: Stored, small_model: Any) -> Non
     assert not column <= set(fixed.looks[1].tiles)
 
 
+@pytest.mark.slow
 def test_bytes_are_a_budget(stored: Stored, small_model: Any) -> None:
     unbound, _ = looked(stored, small_model, Pruning(descent="full"))
     least = unbound.free

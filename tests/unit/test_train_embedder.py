@@ -70,6 +70,7 @@ def test_it_learns_what_it_never_saw(trained: Trained) -> None:
     assert trained.report["data"]["train"] + trained.report["data"]["validation"] < 180
 
 
+@pytest.mark.slow
 def test_it_repeats_to_the_bit(trained: Trained) -> None:
     torch.manual_seed(99)  # whatever happened before
     again = train(textures(), encode, Course(epochs=8, batch=16, dim=16), say=lambda _: None)
