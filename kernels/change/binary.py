@@ -378,7 +378,7 @@ SNUNET = Binary(
     norm=RAW,
     tile=TileRule(multiple=16, default=256),
     stride=16,
-    reach=RadiusAt(eps=0.05, px=64),
+    reach=RadiusAt(eps=0.2, px=64),
     citation="Fang, Li, Shao, Li 2021, https://doi.org/10.1109/LGRS.2021.3056416",
     licence="Apache-2.0 (this code); official code and weights: no licence file",
 )
