@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from tilewright.errors import InputError, KernelError, StoreError
+from tilewright.errors import InputError, KernelError
 from tilewright.kernels.ask import BudgetSpentError
 
 from .pyramid import Account
-from .table import footprint
+from .table import footprint, write_json
 
 if TYPE_CHECKING:
     from tilewright.kernels.ask import Answer, AskKernel, Request
@@ -149,20 +148,9 @@ def evidence_geojson(outcome: Outcome, pyramid: Pyramid) -> dict[str, Any]:
 
 def write_evidence(outcome: Outcome, pyramid: Pyramid, path: Path) -> Path:
     """Write `evidence_geojson` to ``path``, whole or not at all; raises `StoreError`."""
-    return _write(path, evidence_geojson(outcome, pyramid))
+    return write_json(path, evidence_geojson(outcome, pyramid))
 
 
 def write_trace(outcomes: Sequence[Outcome], path: Path) -> Path:
     """Write the traces of a dialogue's turns to ``path``, whole or not at all; raises `StoreError`."""
-    return _write(path, [outcome.trace() for outcome in outcomes])
-
-
-def _write(path: Path, data: Any) -> Path:
-    unfinished = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
-        os.replace(unfinished, path)  # noqa: PTH105
-    except OSError as error:
-        raise StoreError(f"cannot be written: {error}", place=str(path)) from error
-    return path
+    return write_json(path, [outcome.trace() for outcome in outcomes])

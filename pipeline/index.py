@@ -31,7 +31,7 @@ from .outputs import RECORDS
 from .pyramid import open_pyramid
 from .run import Request
 from .source import Block, Layer
-from .table import GeoMetadata
+from .table import GeoMetadata, write_json
 from .tiles import execute_records
 
 if TYPE_CHECKING:
@@ -334,9 +334,7 @@ def _publish(
             "digest": digest,
             "parts": entries,
         }
-        unfinished = out / f".{DESCRIPTION}.partial"
-        unfinished.write_text(json.dumps(description, indent=1) + "\n")
-        os.replace(unfinished, out / DESCRIPTION)  # noqa: PTH105
+        write_json(out / DESCRIPTION, description)
     except OSError as error:
         raise StoreError(f"the index could not be written: {error}", place=str(out)) from error
     for old in (*out.glob("vectors-*.zarr"), *out.glob("records-*.parquet")):

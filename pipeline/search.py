@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilewright.errors import InputError, ReadError, StoreError
+from tilewright.errors import InputError, ReadError
 
 from .index import DESCRIPTION, ROWS, VERSION
+from .table import write_json
 
 if TYPE_CHECKING:
     import shapely
@@ -321,10 +322,5 @@ def hits_geojson(hits: Sequence[Hit], **facts: Any) -> dict[str, Any]:
 
 
 def write_hits(hits: Sequence[Hit], path: Path, **facts: Any) -> Path:
-    """Write `hits_geojson` to a file; raises `StoreError`."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(hits_geojson(hits, **facts), indent=1) + "\n")
-    except OSError as error:
-        raise StoreError(f"cannot be written: {error}", place=str(path)) from error
-    return path
+    """Write `hits_geojson` to a file, whole or not at all; raises `StoreError`."""
+    return write_json(path, hits_geojson(hits, **facts))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from .grid import Grid, Shard, Window
 
-__all__ = ["BOX_COLUMNS", "Box", "GeoMetadata", "Record", "RecordWriter", "footprint"]
+__all__ = ["BOX_COLUMNS", "Box", "GeoMetadata", "Record", "RecordWriter", "footprint", "write_json"]
 
 BOX_COLUMNS = ("score", "label", "xmin", "ymin", "xmax", "ymax")
 """Columns that an output of kind ``boxes`` adds; the last four are pixels of the grid."""
@@ -299,3 +299,15 @@ class GeoMetadata:
         if self.types:
             column["bbox"] = self.box
         return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+
+
+def write_json(path: Path, data: Any) -> Path:
+    """Write plain data as JSON, whole or not at all; raises `StoreError`."""
+    unfinished = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
+        os.replace(unfinished, path)  # noqa: PTH105
+    except OSError as error:
+        raise StoreError(f"cannot be written: {error}", place=str(path)) from error
+    return path
