@@ -15,7 +15,9 @@ same hundred without one, asked the same question.
     Most resident memory of the process.
 
 The raster is a GeoTIFF of 512 px tiles with overviews of means; its ground repeats after 4,096 px so that a hundred of
-them can be made (`benchmarks/planted.py`), which nothing that is asked makes use of.
+them can be made (`benchmarks/planted.py`), which nothing that is asked makes use of. The benchmark does, to end in an
+hour: after the first rasters, by which seconds and memory are measured, it keeps the vectors of tiles and does not
+compute those of equal tiles again; pixels are read and vectors compared as ever.
 """
 
 from __future__ import annotations
@@ -44,8 +46,13 @@ WORDS = {
 MIB = 1 << 20
 
 
-def ask_planted(clock: Clock, pictures: str, folder: str, side: int, seeds: list[int]) -> dict[str, Any]:
-    """Ask about each seed's raster with its planting and without; return a row each."""
+def ask_planted(
+    clock: Clock, pictures: str, folder: str, side: int, seeds: list[int], timed: int
+) -> dict[str, Any]:
+    """Ask about each seed's raster with its planting and without; return a row each.
+
+    Seeds below ``timed`` are asked as they are; of the others tiles that were seen are remembered (`Remembering`).
+    """
     import numpy as np
     import torch
 
@@ -54,7 +61,7 @@ def ask_planted(clock: Clock, pictures: str, folder: str, side: int, seeds: list
     from tilewright.kernels.vlm.find import Find
     from tilewright.searching import open_image
 
-    from .planted import PERIOD, Planting, mosaic, write_planted
+    from .planted import PERIOD, Packed, Planting, Remembering, mosaic, write_planted
 
     torch.set_num_threads(2)
     known = read_pictures(Path(pictures)).part("test")
@@ -68,11 +75,13 @@ def ask_planted(clock: Clock, pictures: str, folder: str, side: int, seeds: list
         length = int(rng.integers(512, 1025))
         row, col = (int(n) for n in rng.integers(0, side - length, 2))
         block = Planting(row, col, mosaic(pixels[labels == planted_class], (length, length), rng))
+        packed: Packed = {}
         for planting in (block, None):
-            path = write_planted(Path(folder) / "planted.tif", side, ground, planting)
+            path = write_planted(Path(folder) / "planted.tif", side, ground, planting, packed)
             question = f"Where is the {WORDS[known.classes[planted_class]]}?"
+            eyes: Any = embedder if seed < timed else Remembering(embedder)
             with clock:
-                outcome = _asked(Find(embedder), open_image(path), question)
+                outcome = _asked(Find(eyes), open_image(path), question)
             rows.append(
                 {
                     "seed": seed,
@@ -80,8 +89,8 @@ def ask_planted(clock: Clock, pictures: str, folder: str, side: int, seeds: list
                     "planted": known.classes[planted_class],
                     "block": list(block.box) if planting is not None else None,
                     **outcome,
-                    "seconds": round(clock.wall, 2),
-                    "peak": clock.peak,
+                    "seconds": round(clock.wall, 2) if seed < timed else None,
+                    "peak": clock.peak if seed < timed else None,
                 }
             )
             path.unlink()
@@ -114,6 +123,7 @@ def measure(bench: Bench) -> dict[str, Any]:
             "pictures": str(Path(p["pictures"]).resolve()),
             "folder": str(bench.folder),
             "side": p["side"],
+            "timed": p["timed"],
         }
         done = bench.once(
             f"seeds {first}",
@@ -135,14 +145,15 @@ def right(row: dict[str, Any]) -> bool:
 def _numbers(data: dict[str, Any]) -> dict[str, Any]:
     planted = [row for row in data["rows"] if row["block"] is not None]
     controls = [row for row in data["rows"] if row["block"] is None]
+    timed = [row for row in data["rows"] if row["seconds"] is not None]
     return {
         "seeds": len(planted),
         "right": sum(right(row) for row in planted),
         "found": sum(row["found"] for row in planted),
         "alarms": sum(row["found"] for row in controls),
         "share": max(row["share"] for row in data["rows"]),
-        "seconds": sorted(row["seconds"] for row in data["rows"])[len(data["rows"]) // 2],
-        "peak": max(row["peak"] for row in data["rows"]),
+        "seconds": sorted(row["seconds"] for row in timed)[len(timed) // 2],
+        "peak": max(row["peak"] for row in timed),
     }
 
 
@@ -174,8 +185,8 @@ BENCHMARK = Benchmark(
     name="ask",
     title="A question to 100,000 x 100,000 px",
     about=(__doc__ or "").partition("\n\n")[2],
-    small={"pictures": "EuroSAT_RGB.zip", "side": 20_000, "seeds": 2, "together": 2},
-    full={"pictures": "EuroSAT_RGB.zip", "side": 100_000, "seeds": 100, "together": 10},
+    small={"pictures": "EuroSAT_RGB.zip", "side": 20_000, "seeds": 2, "together": 2, "timed": 1},
+    full={"pictures": "EuroSAT_RGB.zip", "side": 100_000, "seeds": 100, "together": 10, "timed": 3},
     measure=measure,
     table=table,
     goals=goals,

@@ -12,7 +12,19 @@ from typing import Any
 
 __all__ = ["machine_facts", "machine_line"]
 
-PACKAGES = ("tilewright", "torch", "numpy", "rasterio", "zarr", "dask", "odc-stac", "stackstac", "monai")
+PACKAGES = (
+    "tilewright",
+    "torch",
+    "numpy",
+    "rasterio",
+    "zarr",
+    "dask",
+    "odc-stac",
+    "stackstac",
+    "monai",
+    "usearch",
+    "faiss-cpu",
+)
 
 
 def machine_facts() -> dict[str, Any]:

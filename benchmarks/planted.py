@@ -8,18 +8,21 @@ tile that they touch; only the disk is spared. Nothing that is asked knows of th
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
-__all__ = ["Planting", "mosaic", "write_planted"]
+__all__ = ["Packed", "Planting", "Remembering", "mosaic", "write_planted"]
 
 PERIOD = 4096
 """Pixels after which the ground repeats."""
@@ -72,14 +75,21 @@ def halved(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return ((sums + 2) // 4).astype(np.uint8)
 
 
-def write_planted(path: Path, side: int, ground: NDArray[np.uint8], planting: Planting | None) -> Path:
+Packed = dict[tuple[int, int, int], bytes]
+"""Factor of a level, row and column within the period -> a tile of ground, compressed."""
+
+
+def write_planted(
+    path: Path, side: int, ground: NDArray[np.uint8], planting: Planting | None, packed: Packed | None = None
+) -> Path:
     """Write a square raster of ``side`` pixels, three bands of eight bits, DEFLATE, overviews down to one tile.
 
-    ``ground`` is ``[4096, 4096, 3]`` and is repeated.
+    ``ground`` is ``[4096, 4096, 3]`` and is repeated. ``packed`` keeps its compressed tiles, for the next raster of the
+    same ground.
     """
     if ground.shape != (PERIOD, PERIOD, 3):
         raise ValueError(f"ground of shape {ground.shape}, expected {(PERIOD, PERIOD, 3)}")
-    levels = _levels(side, ground, planting)
+    levels = _levels(side, ground, planting, {} if packed is None else packed)
     with path.open("wb") as file:
         file.write(struct.pack("<2sHI", b"II", 42, 8))
         directories = [_Directory(number, size, len(tables)) for number, (size, tables) in enumerate(levels)]
@@ -103,13 +113,15 @@ def write_planted(path: Path, side: int, ground: NDArray[np.uint8], planting: Pl
     return path
 
 
-def _levels(side: int, ground: NDArray[np.uint8], planting: Planting | None) -> list[tuple[int, list[bytes]]]:
+def _levels(
+    side: int, ground: NDArray[np.uint8], planting: Planting | None, packed: Packed
+) -> list[tuple[int, list[bytes]]]:
     """Return for each level its side and its compressed tiles, row by row."""
     levels = []
     factor, period = 1, ground
     while True:
         size = -(-side // factor)
-        levels.append((size, _tiles(size, factor, period, ground, planting)))
+        levels.append((size, _tiles(size, factor, period, ground, planting, packed)))
         if size <= TILE:
             return levels
         factor *= 2
@@ -117,21 +129,25 @@ def _levels(side: int, ground: NDArray[np.uint8], planting: Planting | None) -> 
 
 
 def _tiles(
-    size: int, factor: int, period: NDArray[np.uint8], ground: NDArray[np.uint8], planting: Planting | None
+    size: int,
+    factor: int,
+    period: NDArray[np.uint8],
+    ground: NDArray[np.uint8],
+    planting: Planting | None,
+    packed: Packed,
 ) -> list[bytes]:
     patch = None if planting is None else _seen_from(planting, ground, factor)
-    usual: dict[tuple[int, int], bytes] = {}
     count, length = -(-size // TILE), len(period)
     tiles = []
     for i in range(count):
         for j in range(count):
-            phase = (i * TILE % length, j * TILE % length)
+            row, col = i * TILE % length, j * TILE % length
             if patch is not None and _touches(patch, i, j):
-                tiles.append(zlib.compress(_with(patch, _repeated(period, *phase), i, j).tobytes(), 1))
+                tiles.append(zlib.compress(_with(patch, _repeated(period, row, col), i, j).tobytes(), 1))
                 continue
-            if phase not in usual:
-                usual[phase] = zlib.compress(_repeated(period, *phase).tobytes(), 1)
-            tiles.append(usual[phase])
+            if (factor, row, col) not in packed:
+                packed[factor, row, col] = zlib.compress(_repeated(period, row, col).tobytes(), 1)
+            tiles.append(packed[factor, row, col])
     return tiles
 
 
@@ -168,6 +184,34 @@ def _with(patch: Planting, tile: NDArray[np.uint8], i: int, j: int) -> NDArray[n
         patch.pixels[rows.start - row0 : rows.stop - row0, cols.start - col0 : cols.stop - col0]
     )
     return tile
+
+
+class Remembering:
+    """An embedder that computes the vectors of equal tiles once. Everything else is the embedder's."""
+
+    def __init__(self, embedder: Any) -> None:
+        self._embedder = embedder
+        self._known: dict[tuple[str, bytes], Tensor] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._embedder, name)
+
+    def embed_images(self, pixels: Tensor, tower: str = "image") -> Tensor:
+        """Return what the embedder returns."""
+        return self._of("images", self._embedder.embed_images, pixels, tower)
+
+    def embed_dense(self, pixels: Tensor, tower: str = "image") -> Tensor:
+        """Return what the embedder returns."""
+        return self._of("dense", self._embedder.embed_dense, pixels, tower)
+
+    def _of(self, kind: str, embed: Callable[[Tensor, str], Tensor], pixels: Tensor, tower: str) -> Tensor:
+        import torch
+
+        keys = [(kind, hashlib.sha256(tile.numpy().tobytes()).digest()) for tile in pixels]
+        new = {key: place for place, key in enumerate(keys) if key not in self._known}
+        if new:
+            self._known |= dict(zip(new, embed(pixels[list(new.values())], tower), strict=True))
+        return torch.stack([self._known[key] for key in keys])
 
 
 _KINDS = {"H": (3, 2), "I": (4, 4), "d": (12, 8)}

@@ -13,11 +13,38 @@ from .runs import RegionLike, cube_of, seek, write_items
 
 if TYPE_CHECKING:
     from tilewright.kernels.contract import Kernel
+    from tilewright.pipeline.cube_source import CubeSource
     from tilewright.pipeline.index import Part
 
     from .recipe import Recipe
 
-__all__ = ["recipe_parts"]
+__all__ = ["recipe_cube", "recipe_parts"]
+
+
+def recipe_cube(
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    *,
+    region: RegionLike = None,
+    bands: Sequence[str] | None = None,
+    say: Callable[[str], Any] | None = None,
+) -> CubeSource:
+    """Search a recipe's catalog, and return its cube with all its dates.
+
+    Raises
+    ------
+    InputError
+        The region needs several grids.
+    CatalogError
+        Nothing was found.
+    """
+    sought = seek(recipe, region=region, bands=bands, say=say)
+    if len(sought.grids) > 1:
+        raise InputError(
+            f"the region needs {len(sought.grids)} grids ({', '.join(grid.crs for grid in sought.grids)})",
+            place=f"recipe {sought.recipe.name}",
+            remedy="name one of them as the recipe's grid.crs, or a smaller region",
+        )
+    return cube_of(sought, sought.grids[0])[0]
 
 
 def recipe_parts(

@@ -15,7 +15,7 @@ Zarr hierarchy or a cube.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +24,7 @@ from tilewright.errors import KernelError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
 __all__ = [
     "Answer",
@@ -31,6 +32,7 @@ __all__ = [
     "Asking",
     "BudgetSpentError",
     "Evidence",
+    "Exchange",
     "LevelInfo",
     "Request",
     "Scene",
@@ -64,6 +66,17 @@ class Scene:
     """Side of a full-resolution pixel in metres; None where unknown."""
     dates: int = 1
     """Dates of every view, oldest first; their channels follow each other, date by date."""
+    history: tuple[Exchange, ...] = ()
+    """What was asked of it before and answered, oldest first. A policy that has no use for it leaves it alone."""
+    units: str | None = None
+    """Physical units of the pixels; None where the image does not say."""
+    areas: Callable[[Request], NDArray[np.float64]] | None = field(default=None, compare=False, repr=False)
+    """Square metres on the ellipsoid of each pixel of a window, ``[rows, columns]``; None where the image does not say
+    where on Earth it is."""
+    locate: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = field(
+        default=None, compare=False, repr=False
+    )
+    """From ``[n, 2]`` (row, column) at full resolution to ``[n, 2]`` (longitude, latitude); None as for `areas`."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -79,6 +92,10 @@ class Scene:
         """Return the coarsest level that is at least as fine as ``factor`` full-resolution pixels a pixel."""
         fitting = [n for n, level in enumerate(self.levels) if level.factor <= factor * (1 + 1e-6)]
         return fitting[-1] if fitting else 0
+
+    def by_date(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Return the pixels of a view ``[C, rows, columns]`` as ``[dates, bands, rows, columns]``."""
+        return pixels.reshape(self.dates, len(self.bands), *pixels.shape[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +149,8 @@ class Evidence:
     """What was seen there."""
     properties: Mapping[str, Any] = field(default_factory=dict)
     """Further values for the GeoJSON."""
+    outline: BaseGeometry | None = None
+    """Its outline in (column, row) at full resolution, where it is more than its box."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +163,16 @@ class Answer:
     """Where it rests, the most important first."""
     trace: Mapping[str, Any] = field(default_factory=dict)
     """What the policy counted on its way, as plain data: tokens kept of how many, steps, thresholds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A turn of a dialogue that is over."""
+
+    question: str
+    """What was asked."""
+    answer: Answer
+    """What the policy returned."""
 
 
 type Asking = Generator[list[Request], list[View], Answer]

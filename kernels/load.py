@@ -15,7 +15,7 @@ import inspect
 import sys
 import traceback
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -31,7 +31,16 @@ from .contract import Kernel, KernelSpec
 from .user import ModuleClass, with_weights
 from .weights import Weights, resolve_weights
 
-__all__ = ["FAMILIES", "GROUP", "KernelEntry", "kernel_entry", "list_kernels", "load_kernel"]
+__all__ = [
+    "FAMILIES",
+    "GROUP",
+    "KernelEntry",
+    "kernel_entry",
+    "list_kernels",
+    "load_for_bands",
+    "load_kernel",
+    "parse_option",
+]
 
 GROUP = "tilewright.kernels"
 """Entry points: kernel name -> `Kernel`, or factory ``(weights=None, **options) -> Kernel``."""
@@ -161,6 +170,25 @@ def load_kernel(name: str | Path, /, weights: Any = None, **options: Any) -> Ker
         return _make(target, text, weights, options, registered=False)
     known = [*points, *(f"{f}:" for f in families)]
     raise KernelError(f"unknown kernel {text!r}", remedy=_unknown_remedy(text, known))
+
+
+def load_for_bands(
+    name: str | Path, bands: Sequence[str], weights: Any = None, options: Mapping[str, Any] | None = None
+) -> Kernel:
+    """Return the kernel called ``name`` for an image of these bands; parameters and errors as for `load_kernel`.
+
+    A registered kernel that works on any bands has an option ``bands``: unless it is set, it becomes ``bands``. Empty
+    ``bands`` leave it as it is.
+    """
+    chosen = dict(options or {})
+    if bands and "bands" not in chosen and str(name) in _points(GROUP):
+        entry = kernel_entry(str(name))
+        any_bands = entry.spec is not None and any(
+            isinstance(one.bands, int) for one in entry.spec.inputs.values()
+        )
+        if any_bands and "bands" in (entry.options or {}):
+            chosen["bands"] = tuple(bands)
+    return load_kernel(name, weights, **chosen)
 
 
 def _unknown_remedy(name: str, known: list[str]) -> str:
@@ -327,12 +355,15 @@ def _checked(
         if name not in known:
             remedy = nearest_name(name, known) if known else "this kernel has no options"
             raise KernelError(f"unknown option {name!r}", place=place, remedy=remedy)
-        checked[name] = _parsed(value, hints.get(name, Any), f"{place}, option {name}")
+        checked[name] = parse_option(value, hints.get(name, Any), f"{place}, option {name}")
     return checked
 
 
-def _parsed(value: Any, annotation: Any, place: str) -> Any:
-    """A value of an option. A string counts as YAML, then as itself, where only one of them has the type."""
+def parse_option(value: Any, annotation: Any, place: str) -> Any:
+    """Return the value of an option as its annotation wants it; raises `KernelError` where it cannot be that.
+
+    A string counts as YAML, then as itself, where only one of them has the type.
+    """
     candidates = [value]
     if isinstance(value, str):
         with contextlib.suppress(yaml.YAMLError):

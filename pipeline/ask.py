@@ -10,19 +10,23 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from tilewright.errors import InputError, KernelError
-from tilewright.kernels.ask import BudgetSpentError
+from tilewright.kernels.ask import BudgetSpentError, Exchange
 
 from .pyramid import Account
 from .table import footprint, write_json
+from .vectorise import in_degrees
+from .warp import through
 
 if TYPE_CHECKING:
-    from tilewright.kernels.ask import Answer, AskKernel, Request
+    from shapely.geometry.base import BaseGeometry
+
+    from tilewright.kernels.ask import Answer, AskKernel, Evidence, Request
 
     from .pyramid import Pyramid
 
@@ -49,6 +53,11 @@ class Outcome:
     policy: str
     """Name of the policy."""
 
+    @property
+    def exchange(self) -> Exchange:
+        """What a later turn of the dialogue is told of this one."""
+        return Exchange(self.question, self.answer)
+
     def trace(self) -> dict[str, Any]:
         """Return what was done as plain data: windows, bytes of how many, seconds, and what the policy counted."""
         account = self.account
@@ -72,7 +81,14 @@ def _plain(request: Request) -> list[int]:
     return [request.level, request.row0, request.col0, request.row1, request.col1]
 
 
-def ask(policy: AskKernel, question: str, pyramid: Pyramid, *, budget: int | None = None) -> Outcome:
+def ask(
+    policy: AskKernel,
+    question: str,
+    pyramid: Pyramid,
+    *,
+    budget: int | None = None,
+    history: Sequence[Outcome] = (),
+) -> Outcome:
     """Ask a policy about a pyramid.
 
     Parameters
@@ -87,6 +103,8 @@ def ask(policy: AskKernel, question: str, pyramid: Pyramid, *, budget: int | Non
         Most bytes that may be read, as the account counts them; None: as many as the policy wants. A step that
         would go beyond is not read; instead `BudgetSpentError` is raised inside the policy, which may catch it and
         answer.
+    history
+        Turns of the same dialogue that are over, oldest first.
 
     Raises
     ------
@@ -100,7 +118,8 @@ def ask(policy: AskKernel, question: str, pyramid: Pyramid, *, budget: int | Non
     if not question.strip():
         raise InputError("the question is empty", place="ask", remedy="ask something")
     begun, account = perf_counter(), Account()
-    asking = policy.ask(question, pyramid.scene)
+    scene = replace(pyramid.scene, history=tuple(outcome.exchange for outcome in history))
+    asking = policy.ask(question, scene)
     try:
         wanted = next(asking)
         for _ in range(MOST_STEPS):
@@ -141,9 +160,21 @@ def evidence_geojson(outcome: Outcome, pyramid: Pyramid) -> dict[str, Any]:
             "pixels": list(found.box),
             **dict(found.properties),
         }
-        outline = json.loads(shapely.to_geojson(footprint(pyramid.grid, found.box)))
+        outline = json.loads(shapely.to_geojson(_placed(found, pyramid)))
         features.append({"type": "Feature", "geometry": outline, "properties": properties})
     return {"type": "FeatureCollection", "features": features}
+
+
+def _placed(found: Evidence, pyramid: Pyramid) -> BaseGeometry:
+    """Return a piece of evidence in longitude and latitude: its outline, or its box."""
+    import shapely
+
+    box = pyramid.grid.geobox
+    if found.outline is None or box.crs is None:
+        return footprint(pyramid.grid, found.box)
+    placed = shapely.transform(found.outline, lambda x, y: through(box.affine, x, y), interleaved=False)
+    (moved,) = in_degrees([placed], str(box.crs))
+    return moved
 
 
 def write_evidence(outcome: Outcome, pyramid: Pyramid, path: Path) -> Path:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilewright.errors import StoreError, TilewrightError
 from tilewright.kernels.ask import Request
 
-from .looked import look_of
+from .looked import limits_of, look_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +33,7 @@ def contact_sheet(
     path: Path,
     title: str,
     *,
-    look: Callable[[Any, Any], NDArray[np.uint8]] = look_of,
+    limits: Mapping[str, Any] | None = None,
 ) -> Path:
     """Draw hits into a PNG, five in a row.
 
@@ -47,8 +47,8 @@ def contact_sheet(
         The file.
     title
         Written above.
-    look
-        From pixels ``[C, rows, columns]`` and valid ``[rows, columns]`` to a picture ``[rows, columns, 3]``.
+    limits
+        Id of a part -> the values that its embedder was made for, ``[2, bands]``; see `limits_of`.
 
     Raises
     ------
@@ -64,15 +64,15 @@ def contact_sheet(
     figure = Figure(figsize=(width / 100, height / 100), dpi=100)
     FigureCanvasAgg(figure)
     figure.text(GAP / width, 1 - 12 / height, title, va="top", fontsize=11, weight="bold")
-    opened: dict[str, Pyramid | None] = {}
+    opened: dict[str, tuple[Pyramid | None, Any]] = {}
     for place, hit in enumerate(hits):
         if hit.part not in opened:
-            opened[hit.part] = open_part(hit.part)
+            opened[hit.part] = _opened(open_part(hit.part), (limits or {}).get(hit.part))
         left = GAP + place % ACROSS * (SIDE + GAP)
         top = HEAD + place // ACROSS * (SIDE + LINE + GAP)
         axes = figure.add_axes((left / width, 1 - (top + SIDE) / height, SIDE / width, SIDE / height))
         axes.set_axis_off()
-        picture = _thumbnail(hit, opened[hit.part], look)
+        picture = _thumbnail(hit, *opened[hit.part])
         if picture is None:
             axes.text(0.5, 0.5, "no pixels at hand", ha="center", va="center", fontsize=8)
         else:
@@ -93,9 +93,15 @@ def _short(text: str, most: int = 30) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _thumbnail(
-    hit: Hit, pyramid: Pyramid | None, look: Callable[[Any, Any], Any]
-) -> NDArray[np.uint8] | None:
+def _opened(pyramid: Pyramid | None, made_for: Any) -> tuple[Pyramid | None, Any]:
+    """Return a part with what is black and white in its pictures, or nothing where it cannot be read."""
+    try:
+        return pyramid, None if pyramid is None else limits_of(pyramid, made_for)
+    except TilewrightError:
+        return None, None
+
+
+def _thumbnail(hit: Hit, pyramid: Pyramid | None, limits: Any) -> NDArray[np.uint8] | None:
     """Return the pixels of a hit at its own level, or None where they cannot be read."""
     if pyramid is None or hit.level >= len(pyramid.levels):
         return None
@@ -108,5 +114,4 @@ def _thumbnail(
         (view,) = pyramid.read([Request(hit.level, row0, col0, row1, col1)])
     except TilewrightError:
         return None
-    picture: NDArray[np.uint8] = look(view.pixels, view.valid)
-    return picture
+    return look_of(view.pixels, view.valid, limits)

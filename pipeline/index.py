@@ -4,6 +4,7 @@
       parts/PART/LEVEL/      a run: ledger, records.parquet with a vector a tile, report
       vectors-DIGEST.zarr    all vectors, one row each, float32
       records-DIGEST.parquet what each row stands for (GeoParquet)
+      graph-DIGEST.usearch   finds neighbours without comparing all; where asked for (`tilewright.pipeline.nearest`)
       index.json             which of them are the index, of which embedder, of which parts
 
 A part is one date of one image or cube, known by what its pixels depend on. The same call finishes what was
@@ -27,6 +28,7 @@ import numpy as np
 from tilewright.errors import InputError, ResumeError, StoreError
 
 from .job import prepare
+from .nearest import keep_graph, need_library, usable_graph
 from .outputs import RECORDS
 from .pyramid import open_pyramid
 from .run import Request
@@ -50,6 +52,8 @@ DESCRIPTION = "index.json"
 VERSION = 1
 ROWS = 65_536
 """Vectors of a chunk of the Zarr, and rows that are moved at a time."""
+GROUP = 4096
+"""Records of a group of the Parquet file: what is read to say where one hit lies."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,10 @@ class Part:
         return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
 
+OF_PICTURES = frozenset({"tower", "low", "high"})
+"""Options of embedders that say how pictures come in, and change nothing of what vectors mean."""
+
+
 def parts_of(item: str, source: Source, **facts: Any) -> list[Part]:
     """Return one part for each date of a source; ``facts`` are fields of `Part`."""
     (layer,) = source.layers.values()
@@ -145,6 +153,10 @@ class Indexed:
     """Ground that the new parts cover, by their finest level."""
     seconds: float
     """Seconds that the new parts took."""
+    graph: Mapping[str, Any] | None = None
+    """What ``index.json`` says of the graph; None where every search is exact."""
+    grown: bool = False
+    """True where this call made the graph, or added to it."""
 
 
 def index_parts(
@@ -154,6 +166,7 @@ def index_parts(
     *,
     embedder: Mapping[str, Any],
     levels: int | None = None,
+    approximate: bool | None = None,
     settings: Settings | None = None,
     progress: Callable[[str, Any], Any] | None = None,
 ) -> Indexed:
@@ -168,9 +181,13 @@ def index_parts(
     out
         Folder of the index.
     embedder
-        What loads the same embedder again for texts, as plain data: ``name``, ``weights``, ``tower``, ``options``.
+        What loads the same embedder again for texts, as plain data: ``name``, ``weights``, ``options``. Parts may
+        differ in the options `OF_PICTURES`: towers of one embedder have one space.
     levels
         Most levels of the pyramid, from full resolution; None: until one tile holds the image.
+    approximate
+        Whether the index gets a graph (`tilewright.pipeline.nearest`); None: if it has one already, or has
+        `tilewright.pipeline.nearest.APPROXIMATE_FROM` vectors, and the library is there. False drops the one it has.
     settings
         As for any run.
     progress
@@ -179,9 +196,9 @@ def index_parts(
     Raises
     ------
     InputError
-        The kernel gives no single vector, or there is nothing to index.
+        The kernel gives no single vector, there is nothing to index, or a graph is asked for without its library.
     ResumeError
-        The folder holds something else, or an index of another embedder.
+        The folder holds something else, or an index of another embedder, or a part embedded with other options.
     TilewrightError
         Whatever a run raises; finished shards are kept.
     """
@@ -197,23 +214,48 @@ def index_parts(
     (output,) = kernel.spec.outputs
     if not parts:
         raise InputError("there is nothing to index", place="index", remedy="name an image or a recipe")
-    known = _description(out, kernel)
+    if approximate:
+        need_library()
+    space = _space(kernel, embedder)
+    known = _description(out, space)
     begun, km2, fresh = perf_counter(), 0.0, 0
     entries: dict[str, dict[str, Any]] = {entry["id"]: entry for entry in known.get("parts", [])}
     for part in parts:
         if part.identity in entries:
+            _check_same(entries[part.identity], kernel, out)
             continue
         entry, area = _run_part(part, kernel, out, levels, settings, progress)
-        entries[part.identity] = entry
+        entries[part.identity] = entry | {"kernel": kernel.digest, "options": dict(embedder["options"])}
         km2 += area
         fresh += sum(level["rows"] for level in entry["levels"])
     if fresh or not known:
-        known = _publish(out, list(entries.values()), kernel, output, dict(embedder))
+        known = _publish(out, list(entries.values()), kernel, output, space, embedder, known.get("graph"))
+    seconds = perf_counter() - begun
+    known, grown = keep_graph(out / DESCRIPTION, known, approximate, progress)
     size = _size(out / known["vectors"]) + (out / known["records"]).stat().st_size
-    return Indexed(out, known["rows"], fresh, len(entries), size, km2, perf_counter() - begun)
+    return Indexed(out, known["rows"], fresh, len(entries), size, km2, seconds, usable_graph(known), grown)
 
 
-def _description(out: Path, kernel: Kernel) -> dict[str, Any]:
+def _space(kernel: Kernel, embedder: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what two kernels must share for their vectors to be comparable."""
+    options = {name: value for name, value in embedder["options"].items() if name not in OF_PICTURES}
+    return {
+        "kernel": kernel.spec.name,
+        "weights": kernel.weights_sha256 or kernel.digest,
+        "options": options,
+    }
+
+
+def _check_same(entry: Mapping[str, Any], kernel: Kernel, out: Path) -> None:
+    if entry["kernel"] != kernel.digest:
+        raise ResumeError(
+            f"the index has this image already, embedded with {entry['options'] or 'the default options'}",
+            place=f"{out}, {entry['item']}",
+            remedy="give the same options, or name another folder",
+        )
+
+
+def _description(out: Path, space: Mapping[str, Any]) -> dict[str, Any]:
     """Return what ``index.json`` says, or nothing where there is none; raises `ResumeError` for another embedder."""
     path = out / DESCRIPTION
     if not path.exists():
@@ -226,7 +268,7 @@ def _description(out: Path, kernel: Kernel) -> dict[str, Any]:
             )
         return {}
     known: dict[str, Any] = json.loads(path.read_text())
-    if known["kernel"] != kernel.digest:
+    if known["space"] != space:
         raise ResumeError(
             f"the index is of {known['embedder'].get('name')} with other weights or options",
             place=str(out),
@@ -244,13 +286,12 @@ def _run_part(
     progress: Callable[[str, Any], Any] | None,
 ) -> tuple[dict[str, Any], float]:
     """Compute the levels of a part; return its entry in ``index.json`` and its square kilometres."""
-    pyramid = open_pyramid(part.source)
-    made, tile = [], 0
+    job = prepare(kernel, part.source, settings)
+    pyramid = open_pyramid(part.source, coarsest=job.tiling.tile)
+    made = []
     for number, level in enumerate(pyramid.levels[:levels]):
-        job = prepare(kernel, level.source, settings)
-        tile = job.tiling.tile
-        if number and max(level.shape) <= tile // 2:
-            break
+        if number:
+            job = prepare(kernel, level.source, settings)
         folder = out / "parts" / part.identity / str(number)
         request = Request(
             folder,
@@ -265,7 +306,7 @@ def _run_part(
             else (lambda status, n=number: progress(f"{part.item}, level {n}", status))
         )
         report = execute_records(job, request, tell)
-        made.append(_level_entry(number, level, folder, tile, report))
+        made.append(_level_entry(number, level, folder, job.tiling.tile, report))
     entry = {
         "id": part.identity,
         "item": part.item,
@@ -274,9 +315,20 @@ def _run_part(
         "opens": dict(part.opens),
         "crs": pyramid.grid.crs,
         "shape": list(pyramid.grid.shape),
+        "shown": _shown(kernel),
         "levels": made,
     }
     return entry, _km2(pyramid.grid)
+
+
+def _shown(kernel: Kernel) -> list[list[float]] | None:
+    """Return what is black and white where pictures of the part are shown, ``[2, bands]``, or None where unknown.
+
+    They are the ground that the kernel was made for: two standard deviations below its mean, two and a half above.
+    """
+    (wanted,) = kernel.spec.inputs.values()
+    mean, std = np.array(wanted.mean, float), np.array(wanted.std, float)
+    return None if mean.ndim != 1 else [list(mean - 2 * std), list(mean + 2.5 * std)]
 
 
 def _level_entry(number: int, level: Level, folder: Path, tile: int, report: Any) -> dict[str, Any]:
@@ -312,9 +364,18 @@ def _size(folder: Path) -> int:
 
 
 def _publish(
-    out: Path, entries: list[dict[str, Any]], kernel: Kernel, output: str, embedder: dict[str, Any]
+    out: Path,
+    entries: list[dict[str, Any]],
+    kernel: Kernel,
+    output: str,
+    space: Mapping[str, Any],
+    embedder: Mapping[str, Any],
+    graph: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Put the tables of all parts together, and let ``index.json`` name them."""
+    """Put the tables of all parts together, and let ``index.json`` name them.
+
+    The graph that there was is named too: it is of other rows now and is not searched, but can be added to.
+    """
     entries.sort(key=lambda entry: (entry["date"] or "", entry["item"], entry["id"]))
     digests = [[entry["id"], [level["digest"] for level in entry["levels"]]] for entry in entries]
     digest = hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:16]
@@ -325,14 +386,15 @@ def _publish(
         _merge(out, entries, output, (rows, dim), vectors, records)
         description = {
             "version": VERSION,
-            "embedder": embedder,
-            "kernel": kernel.digest,
+            "embedder": {**embedder, "options": space["options"]},
+            "space": space,
             "dim": dim,
             "rows": rows,
             "vectors": vectors.name,
             "records": records.name,
             "digest": digest,
             "parts": entries,
+            **({"graph": graph} if graph else {}),
         }
         write_json(out / DESCRIPTION, description)
     except OSError as error:
@@ -357,7 +419,7 @@ def _merge(
     rows, dim = shape
     stored = zarr.create_array(
         vectors, shape=shape, chunks=(min(ROWS, max(rows, 1)), dim), dtype="float32", overwrite=True,
-        dimension_names=("row", "dimension"),
+        compressors=None, dimension_names=("row", "dimension"),
     )  # fmt: skip
     metadata, at = GeoMetadata(), 0
     held = np.empty((0, dim), np.float32)
@@ -365,7 +427,7 @@ def _merge(
     with pq.ParquetWriter(unfinished, records_schema(), compression="zstd") as writer:
         for table, found in _tables(out, entries, output, dim):
             metadata.add(table)
-            writer.write_table(table)
+            writer.write_table(table, row_group_size=GROUP)
             held = np.concatenate([held, found])
             while len(held) >= ROWS:  # whole chunks: each is compressed once
                 stored[at : at + ROWS], held = held[:ROWS], held[ROWS:]

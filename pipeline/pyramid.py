@@ -16,10 +16,14 @@ import numpy as np
 from tilewright.errors import InputError, KernelError
 from tilewright.kernels.ask import LevelInfo, Request, Scene, View
 
+from .areas import pixel_areas
 from .coarse import CoarseSource
 from .grid import Window
+from .warp import through, transformer
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from .grid import Grid
     from .source import Source
 
@@ -108,7 +112,18 @@ class Pyramid:
             layer.bands,
             self.grid.resolution if metres else None,
             len(layer.times),
+            units=layer.units,
+            areas=None if crs is None else self._areas,
+            locate=None if crs is None else self._locate,
         )
+
+    def _areas(self, request: Request) -> NDArray[np.float64]:
+        return pixel_areas(self.levels[request.level].source.grid.geobox, _window(request))
+
+    def _locate(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
+        box = self.grid.geobox
+        x, y = through(box.affine, places[:, 1], places[:, 0])
+        return np.stack(transformer(str(box.crs), "OGC:CRS84").transform(x, y), axis=1)
 
     def read(self, requests: Sequence[Request], account: Account | None = None) -> list[View]:
         """Return the views of ``requests``, in their order; raises `KernelError`, `ReadError`."""

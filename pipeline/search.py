@@ -1,16 +1,18 @@
 """Search in an index: which tiles of the archive are most like a text or an example.
 
-Scores are cosines, for vectors have length 1. The search is exact: every vector is compared, a chunk at a time, so
-memory does not grow with the index; filters on date, ground, cloud and level hold before the ranking, not after.
+Scores are cosines, for vectors have length 1. Every vector is compared, a chunk at a time, so memory does not grow with
+the index. An index that has a graph (`tilewright.pipeline.nearest`) is asked that instead, unless a filter leaves too
+little for it to find. Filters on date, ground, cloud and level hold before the ranking, not after.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,9 @@ import numpy as np
 from tilewright.errors import InputError, ReadError
 
 from .index import DESCRIPTION, ROWS, VERSION
+from .nearest import Graph, usable_graph
 from .table import write_json
+from .vectors import Vectors
 
 if TYPE_CHECKING:
     import shapely
@@ -33,6 +37,12 @@ CANDIDATES = 50
 """Rows that are ranked for each hit that is wanted, where hits on the same ground are counted once."""
 SAME_GROUND = 0.5
 """Share of the smaller box from which two boxes of an image are one place."""
+MOST_OF_PART = 2**18
+"""Tiles of one part that are taken into memory: 128 MiB of vectors of 128 numbers."""
+LEAST_FOR_GRAPH, SHARE_FOR_GRAPH = 100_000, 0.05
+"""Rows, and the share of all rows, that a filter must leave for the graph to be asked: to compare fewer is fast."""
+MOST_OF_GRAPH = 20_000
+"""Most rows that the graph is asked for."""
 COLUMNS = ("part", "item", "date", "cloud", "level", "row0", "col0", "row1", "col1")
 
 
@@ -94,6 +104,8 @@ class VectorIndex:
                 f"the index has version {self.description.get('version')}, this reads {VERSION}",
                 place=str(path),
             )
+        self.exact = True
+        """True where the last search compared every vector that passed its filters."""
 
     @property
     def rows(self) -> int:
@@ -106,13 +118,24 @@ class VectorIndex:
         embedder: Mapping[str, Any] = self.description["embedder"]
         return embedder
 
+    @property
+    def graph(self) -> Mapping[str, Any] | None:
+        """What is known of the graph, as of its ``recall``; None where there is none of exactly these rows."""
+        return usable_graph(self.description)
+
     @cached_property
     def parts(self) -> Mapping[str, Mapping[str, Any]]:
         """Id -> the part's entry in ``index.json``."""
         return {entry["id"]: entry for entry in self.description["parts"]}
 
     def search(
-        self, query: NDArray[Any], count: int = 10, *, filters: Filters | None = None, distinct: bool = True
+        self,
+        query: NDArray[Any],
+        count: int = 10,
+        *,
+        filters: Filters | None = None,
+        distinct: bool = True,
+        exact: bool = False,
     ) -> list[Hit]:
         """Return the best hits, best first.
 
@@ -126,20 +149,24 @@ class VectorIndex:
             What hits must be.
         distinct
             Of tiles of one image and date that lie on each other (levels do) only the best is a hit.
+        exact
+            Compare every vector, also where the index has a graph.
 
         Raises
         ------
         InputError
-            The query has another length, or no direction.
+            The query has another length, or no direction; the index has a graph and its library is not installed.
         ReadError
             The index is damaged.
         """
         wanted = self._unit(query)
         chosen = None if filters is None or filters.empty else self._passing(filters)
         depth = min(count * CANDIDATES if distinct else count, self.rows)
-        rows, scores = self._best(wanted, depth, chosen)
-        hits = self._hits(rows, scores)
-        return list(_distinct(hits, count)) if distinct else hits[:count]
+        found = None if exact or self.graph is None else self._near(wanted, depth, chosen)
+        self.exact = found is None
+        rows, scores = found or self._best(wanted, depth, chosen)
+        hits = self._hits(rows, scores, 4 * count if distinct else count)
+        return list(_distinct(hits, count) if distinct else islice(hits, count))
 
     def vector_at(
         self, lon: float, lat: float, level: int = 0, item: str | None = None
@@ -158,17 +185,42 @@ class VectorIndex:
             )
         return np.asarray(self._vectors[int(rows[-1])], np.float32)
 
+    def part_vectors(
+        self, part: str, most: int = MOST_OF_PART
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Return the tiles of a part, ``[n, 4]`` as ``Hit.box``, and their vectors ``[n, dim]``.
+
+        As many of its levels as have ``most`` tiles together, from the coarsest on, and in any case that one.
+        """
+        import pyarrow.compute as pc
+
+        wanted: list[int] = []
+        held = 0
+        for level in reversed(self.parts[part]["levels"]):
+            held += level["rows"]
+            if wanted and held > most:
+                break
+            wanted.append(level["level"])
+        table = self._columns(["part", "level", "col0", "row0", "col1", "row1"])
+        chosen = pc.and_(
+            pc.equal(table["part"].cast("string"), part),
+            pc.is_in(table["level"], value_set=_as_levels(wanted)),
+        )
+        rows = np.flatnonzero(chosen.to_numpy(zero_copy_only=False))
+        kept = table.take(rows)
+        boxes = np.stack([kept[name].to_numpy() for name in ("col0", "row0", "col1", "row1")], axis=1)
+        return boxes, np.asarray(self._vectors[rows], np.float32)
+
     # -- inside ----------------------------------------------------------------------------------------
 
     @cached_property
-    def _vectors(self) -> Any:
-        import zarr
+    def _vectors(self) -> Vectors:
+        return Vectors(self.path / self.description["vectors"])
 
-        place = self.path / self.description["vectors"]
-        try:
-            return zarr.open_array(place, mode="r")
-        except (OSError, KeyError, ValueError, zarr.errors.BaseZarrError) as error:
-            raise ReadError(f"the vectors cannot be read: {error}", place=str(place)) from error
+    @cached_property
+    def _graph(self) -> Graph:
+        assert self.graph is not None
+        return Graph(self.path / self.graph["file"], self.graph, self.description)
 
     def _columns(self, names: Sequence[str]) -> Any:
         import pyarrow as pa
@@ -247,23 +299,59 @@ class VectorIndex:
         real = np.isfinite(scores)
         return rows[real], scores[real]
 
-    def _hits(self, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> list[Hit]:
+    def _near(
+        self, wanted: NDArray[np.float32], count: int, chosen: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+        """Return what `_best` does, by the graph; None where too few rows pass for it to find them."""
+        asked = count
+        if chosen is not None:
+            passing = int(chosen.sum())
+            if passing < max(LEAST_FOR_GRAPH, SHARE_FOR_GRAPH * self.rows):
+                return None
+            asked = min(int(1.5 * count * self.rows / passing), MOST_OF_GRAPH)
+        rows = self._graph.near(wanted, min(asked, self.rows))
+        rows = rows if chosen is None else rows[chosen[rows]]
+        if len(rows) < count:
+            return None
+        scores = (self._vectors[rows] @ wanted.T).max(axis=1)
+        order = np.argsort(-scores, kind="stable")[:count]
+        return rows[order], scores[order]
+
+    def _hits(self, rows: NDArray[np.int64], scores: NDArray[np.float32], at_a_time: int) -> Iterator[Hit]:
+        """Yield hits in order; ``at_a_time`` of them are looked up together."""
         import shapely
 
-        table = self._columns([*COLUMNS, "geometry"]).take(rows)
-        return [
-            Hit(
-                int(row),
-                float(score),
-                entry["part"],
-                entry["item"],
-                entry["date"],
-                entry["level"],
-                (entry["col0"], entry["row0"], entry["col1"], entry["row1"]),
-                shapely.from_wkb(entry["geometry"]),
-            )
-            for row, score, entry in zip(rows, scores, table.to_pylist(), strict=True)
-        ]
+        for start in range(0, len(rows), at_a_time):
+            part = slice(start, start + at_a_time)
+            for row, score, entry in zip(rows[part], scores[part], self._records(rows[part]), strict=True):
+                yield Hit(
+                    int(row),
+                    float(score),
+                    entry["part"],
+                    entry["item"],
+                    entry["date"],
+                    entry["level"],
+                    (entry["col0"], entry["row0"], entry["col1"], entry["row1"]),
+                    shapely.from_wkb(entry["geometry"]),
+                )
+
+    def _records(self, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
+        """Return what is said of each row; only the groups of the file that hold them are read."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        place = self.path / self.description["records"]
+        try:
+            with pq.ParquetFile(place) as file:
+                sizes = [file.metadata.row_group(n).num_rows for n in range(file.metadata.num_row_groups)]
+                starts = np.cumsum([0, *sizes])
+                groups = np.unique(np.searchsorted(starts, rows, side="right") - 1)
+                table = file.read_row_groups(groups.tolist(), columns=[*COLUMNS, "geometry"])
+        except (OSError, pa.ArrowException) as error:
+            raise ReadError(f"the records cannot be read: {error}", place=str(place)) from error
+        there = np.concatenate([np.arange(starts[n], starts[n + 1]) for n in groups])
+        found: list[dict[str, Any]] = table.take(np.searchsorted(there, rows)).to_pylist()
+        return found
 
 
 def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
@@ -281,7 +369,7 @@ def _as_levels(levels: Sequence[int]) -> Any:
     return pa.array(levels, pa.int16())
 
 
-def _distinct(hits: Sequence[Hit], count: int) -> Iterator[Hit]:
+def _distinct(hits: Iterable[Hit], count: int) -> Iterator[Hit]:
     """Yield hits that lie on no better one of the same part by more than half of the smaller box."""
     kept: list[Hit] = []
     for hit in hits:

@@ -14,8 +14,10 @@ from tilewright.errors import TilewrightError
 
 if TYPE_CHECKING:
     from tilewright.api import apply, map_pixels, map_tiles
+    from tilewright.asking import ask
     from tilewright.catalogs.region import Region
     from tilewright.catalogs.search import search
+    from tilewright.evaluation.embedders import evaluate_embedder
     from tilewright.evaluation.evaluate import evaluate
     from tilewright.flows.recipe import Recipe
     from tilewright.flows.runs import run
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from tilewright.pipeline.grid import Grid
     from tilewright.pipeline.settings import Settings
     from tilewright.pipeline.vectorise import find_objects
-    from tilewright.searching import ask, index_images, search_index
+    from tilewright.searching import index_images, search_index
     from tilewright.verification import verify
 
 __version__ = "0.1.0"
@@ -48,6 +50,7 @@ __all__ = [
     "class_areas",
     "diff",
     "evaluate",
+    "evaluate_embedder",
     "find_objects",
     "index_images",
     "kernel",
@@ -71,10 +74,11 @@ _HOMES = {
     "Region": "tilewright.catalogs.region",
     "Settings": "tilewright.pipeline.settings",
     "apply": "tilewright.api",
-    "ask": "tilewright.searching",
+    "ask": "tilewright.asking",
     "class_areas": "tilewright.pipeline.areas",
     "diff": "tilewright.pipeline.compare",
     "evaluate": "tilewright.evaluation.evaluate",
+    "evaluate_embedder": "tilewright.evaluation.embedders",
     "find_objects": "tilewright.pipeline.vectorise",
     "index_images": "tilewright.searching",
     "kernel": "tilewright.kernels.user",

@@ -52,9 +52,8 @@ def bound_kernel(
     those of the source; empty ``bands`` leave the option as it is.
     """
     from tilewright.kernels.contract import Kernel
-    from tilewright.kernels.load import kernel_entry, list_kernels, load_kernel
+    from tilewright.kernels.load import load_for_bands
 
-    options = dict(options or {})
     if isinstance(kernel, Kernel):
         if weights is not None or options:
             raise InputError(
@@ -63,15 +62,7 @@ def bound_kernel(
                 remedy="give them to load_kernel",
             )
         return kernel
-    name = str(kernel)
-    if name in {entry.name for entry in list_kernels()}:
-        entry = kernel_entry(name)
-        any_bands = entry.spec is not None and any(
-            isinstance(i.bands, int) for i in entry.spec.inputs.values()
-        )
-        if bands and any_bands and "bands" in (entry.options or {}) and "bands" not in options:
-            options["bands"] = tuple(bands)
-    return load_kernel(name, weights, **options)
+    return load_for_bands(kernel, bands, weights, options)
 
 
 def asked_kernel(

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from tilewright.cli_ask import ask
 from tilewright.cli_eval import evaluate
 from tilewright.cli_flows import deploy, run_via_prefect
 from tilewright.cli_options import (
@@ -46,7 +47,7 @@ from tilewright.cli_options import (
     split_names,
     wishes_of,
 )
-from tilewright.cli_search import ask, index, search
+from tilewright.cli_search import index, search
 from tilewright.cli_train import train_embedder
 from tilewright.cli_vector import areas, vectorise
 from tilewright.errors import InputError, TilewrightError

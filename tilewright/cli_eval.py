@@ -1,10 +1,10 @@
-"""`tilewright eval`: a kernel against the labels of a dataset."""
+"""`tilewright eval`: a kernel against the labels of a dataset, an embedder against classes and captions of pictures."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,8 +28,12 @@ from tilewright.cli_options import (
     split_names,
     wishes_of,
 )
+from tilewright.errors import InputError
 
 __all__ = ["evaluate"]
+
+_OF_EMBEDDERS = ("device", "batch", "untrained")
+"""Settings that mean something for pictures that are seen whole."""
 
 
 def evaluate(
@@ -61,9 +65,17 @@ def evaluate(
     cores: Cores = None,
     memory: MemoryOption = None,
     boundary: Boundary = None,
+    words: Annotated[
+        Path | None,
+        typer.Option(help="YAML of an embedder's words, `class: word`, where folders do not say."),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Sentence with {} for the class; several are averaged.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Map a kernel over a labelled dataset and say how right it is: scores from sums over the whole set."""
+    from tilewright.evaluation.embedders import is_embedder
     from tilewright.evaluation.evaluate import evaluate as run
     from tilewright.show_scores import PictureProgress, print_evaluation
 
@@ -79,6 +91,23 @@ def evaluate(
         boundary=boundary,
         untrained=untrained or None,
     )
+    if is_embedder(kernel):
+        _no_embedder_takes(wishes, output=output, threshold=threshold)
+        found_by = {
+            "layout": layout,
+            "split": split,
+            "limit": limit,
+            "words": words,
+            "prompts": prompt or (),
+            "worst": worst,
+        }
+        shown = {"options": options_of(set_ or []), "weights": weights, "bands": split_names(bands)}
+        _of_embedder(kernel, dataset, out, as_json, found_by | shown | wishes)
+        return
+    if words is not None or prompt:
+        raise InputError(
+            "compares no texts", place=f"kernel {kernel}", remedy="--words and --prompt are for embedders"
+        )
     with PictureProgress(silent=as_json) as progress:
         found = run(
             kernel,
@@ -100,3 +129,24 @@ def evaluate(
         print(json.dumps(found.as_dict(), indent=2))  # noqa: T201
     else:
         print_evaluation(found, out)
+
+
+def _no_embedder_takes(wishes: dict[str, Any], **others: Any) -> None:
+    given = [name for name in wishes if name not in _OF_EMBEDDERS]
+    given += [name for name, value in others.items() if value is not None]
+    if given:
+        raise InputError(
+            "an embedder sees each picture whole", place=f"--{given[0]}", remedy="leave the option out"
+        )
+
+
+def _of_embedder(kernel: str, dataset: Path, out: Path | None, as_json: bool, given: dict[str, Any]) -> None:
+    from tilewright.evaluation.embedders import evaluate_embedder
+    from tilewright.show_scores import PictureProgress, print_embedder
+
+    with PictureProgress(silent=as_json) as progress:
+        found = evaluate_embedder(kernel, dataset, out=out, progress=progress, **given)
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=2))  # noqa: T201
+    else:
+        print_embedder(found, out)

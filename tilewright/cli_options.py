@@ -110,13 +110,13 @@ def split_names(text: str | None) -> list[str] | None:
     return [part.strip() for part in text.split(",")] if text else None
 
 
-def options_of(pairs: list[str]) -> dict[str, str]:
-    """Return the options of a kernel that were given as ``key=value``."""
+def options_of(pairs: list[str], place: str = "--set") -> dict[str, str]:
+    """Return the options of a kernel, or of whom ``place`` says, that were given as ``key=value``."""
     options = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise InputError(f"{pair!r} is no option", place="--set", remedy="write key=value")
+            raise InputError(f"{pair!r} is no option", place=place, remedy="write key=value")
         options[key] = value
     return options
 

@@ -1,10 +1,12 @@
-"""`tilewright index`, `tilewright search` and `tilewright ask`."""
+"""`tilewright index` and `tilewright search`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
@@ -23,13 +25,13 @@ from tilewright.cli_options import (
     split_names,
     wishes_of,
 )
-from tilewright.errors import InputError
+from tilewright.errors import InputError, ReadError
 
 if TYPE_CHECKING:
-    from tilewright.pipeline.ask import Outcome
-    from tilewright.pipeline.search import Hit
+    from tilewright.pipeline.search import Hit, VectorIndex
+    from tilewright.show import ShardProgress
 
-__all__ = ["ask", "index", "search"]
+__all__ = ["index", "search"]
 
 Embedder = Annotated[str, typer.Option(help="Embedding kernel, by name.")]
 Levels = Annotated[int | None, typer.Option(help="Most levels of the pyramid, from full resolution.")]
@@ -48,6 +50,12 @@ def index(
     date: Annotated[str | None, typer.Option(help="When the images were taken, if they do not say.")] = None,
     region: RegionOption = None,
     levels: Levels = None,
+    approximate: Annotated[
+        bool | None,
+        typer.Option(
+            "--approximate/--exact", help="Keep a graph for fast searches, or none; by size unless said."
+        ),
+    ] = None,
     shard: ShardOption = None,
     batch: Batch = None,
     threads: Threads = None,
@@ -59,43 +67,67 @@ def index(
     from tilewright.searching import index_images
     from tilewright.show import ShardProgress, console
 
-    made = index_images(
-        images,
-        out=out,
-        embedder=embedder,
-        weights=weights,
-        options=options_of(set_ or []),
-        bands=split_names(bands),
-        date=date,
-        region=region,
-        levels=levels,
-        progress=None if as_json else _Progress(ShardProgress),
-        **wishes_of(shard=shard, batch=batch, threads=threads, device=device, memory=memory),
-    )
+    with _Progress(lambda: ShardProgress(silent=as_json)) as progress:
+        made = index_images(
+            images,
+            out=out,
+            embedder=embedder,
+            weights=weights,
+            options=options_of(set_ or []),
+            bands=split_names(bands),
+            date=date,
+            region=region,
+            levels=levels,
+            approximate=approximate,
+            progress=progress,
+            **wishes_of(shard=shard, batch=batch, threads=threads, device=device, memory=memory),
+        )
     if as_json:
         facts = {name: getattr(made, name) for name in ("vectors", "new", "parts", "bytes", "km2", "seconds")}
-        print(json.dumps({"path": str(made.path), **facts}))  # noqa: T201
+        print(json.dumps({"path": str(made.path), **facts, "graph": _graph_facts(made.graph)}))  # noqa: T201
         return
     console.print(
         f"{made.path}: {made.vectors:,} vectors of {made.parts:,} images ({made.new:,} new), {made.bytes / 1e6:.1f} MB",
         highlight=False,
         markup=False,
     )
+    if made.graph is not None:
+        recall, took = made.graph["recall"], f", {made.graph['seconds']:.1f} s" if made.grown else ""
+        share, sample = (
+            f"{recall['found']:.1%} of the {recall['of']} nearest",
+            f"{recall['sample']} of its vectors",
+        )
+        console.print(
+            f"graph for approximate searches: {made.graph['bytes'] / 1e6:.1f} MB{took}; finds {share} to {sample}",
+            highlight=False,
+            markup=False,
+        )
+
+
+def _graph_facts(graph: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if graph is None else {name: graph[name] for name in ("bytes", "seconds", "added", "recall")}
 
 
 class _Progress:
     """One bar after another: each level of each part is a run."""
 
-    def __init__(self, bar: Any) -> None:
+    def __init__(self, bar: Callable[[], ShardProgress]) -> None:
         self.bar = bar
         self.name = ""
         self.tell: Any = None
+        self.shown = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shown.close()
 
     def __call__(self, name: str, status: Any) -> None:
         if name != self.name:
-            self.name, self.tell = name, self.bar()
-        if self.tell is not None:
-            self.tell(status)
+            self.shown.close()
+            self.name, self.tell = name, self.shown.enter_context(self.bar())
+        self.tell(status)
 
 
 def search(
@@ -103,20 +135,26 @@ def search(
     text: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
     like: Annotated[str | None, typer.Option(help="Longitude,latitude of an example in the index.")] = None,
     image: Annotated[Path | None, typer.Option(help="A raster whose whole is the example.")] = None,
+    bands: Bands = None,
+    set_: SetOption = None,
     level: Annotated[int, typer.Option(help="Level of the example's tile; 0 is full resolution.")] = 0,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Most hits.")] = 10,
     dates: Annotated[str | None, typer.Option(help="A date, or first/last.")] = None,
     region: RegionOption = None,
     cloud: Annotated[float | None, typer.Option(help="Most cloud cover of the image, in percent.")] = None,
     levels: Annotated[str | None, typer.Option(help="Levels that hits may have, a,b,c.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare every vector, graph or not.")] = False,
     to: Annotated[Path | None, typer.Option(help="GeoJSON to write.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="PNG of the hits to write.")] = None,
+    map_: Annotated[
+        Path | None,
+        typer.Option("--map", help="PNG to write of where the hits lie in the image of the best."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Rank the tiles of an index by a text, by a place, or by a picture."""
-    from tilewright.pipeline.contact import contact_sheet
     from tilewright.pipeline.search import VectorIndex, hits_geojson, write_hits
-    from tilewright.searching import open_part, search_index
+    from tilewright.searching import search_index
 
     found = VectorIndex(where)
     hits = search_index(
@@ -127,17 +165,36 @@ def search(
         level=level,
         count=count,
         filters=_filters(dates, region, cloud, levels),
+        bands=split_names(bands),
+        options=options_of(set_) if set_ else None,
+        exact=exact,
     )
     title = text or (f"like {like}" if like else f"like {image}")
-    facts = {"query": title, "embedder": found.embedder["name"]}
+    facts = {"query": title, "embedder": found.embedder["name"], "exact": found.exact}
     if to is not None:
         write_hits(hits, to, **facts)
-    if sheet is not None:
-        contact_sheet(hits, lambda part: open_part(found, part), sheet, title)
+    _draw(found, hits, title, sheet, map_)
     if as_json:
         print(json.dumps(hits_geojson(hits, **facts)))  # noqa: T201
     else:
         _print_hits(hits)
+
+
+def _draw(found: VectorIndex, hits: list[Hit], title: str, sheet: Path | None, map_: Path | None) -> None:
+    """Write the pictures that were asked for; raises `ReadError` where a map's image is gone."""
+    from tilewright.pipeline.contact import contact_sheet
+    from tilewright.pipeline.looked import map_of_hits
+    from tilewright.searching import open_part
+
+    limits = {part: entry["shown"] for part, entry in found.parts.items()}
+    if sheet is not None:
+        contact_sheet(hits, lambda part: open_part(found, part), sheet, title, limits=limits)
+    if map_ is not None and hits:
+        best = hits[0].part
+        pyramid = open_part(found, best)
+        if pyramid is None:
+            raise ReadError("its pixels are not at hand any more", place=f"--map, {hits[0].item}")
+        map_of_hits(hits, best, pyramid, map_, title, limits[best])
 
 
 def _lonlat(text: str) -> tuple[float, float]:
@@ -182,82 +239,3 @@ def _print_hits(hits: list[Hit]) -> None:
         cells = [f"{rank}", f"{hit.score:.4f}", f"{centre.x:.5f}", f"{centre.y:.5f}", f"{hit.level}"]
         table.add_row(*cells, (hit.date or "")[:10], hit.item)
     console.print(table if hits else "nothing passes the filters")
-
-
-def ask(
-    image: Annotated[str, typer.Argument(help="A raster or a Zarr hierarchy, of any size.")],
-    question: Annotated[str | None, typer.Argument(help="The question.")] = None,
-    embedder: Embedder = "eurosat",
-    weights: Weights = None,
-    set_: SetOption = None,
-    bands: Bands = None,
-    budget: Annotated[str | None, typer.Option(help="Most bytes that may be read, such as 200MiB.")] = None,
-    dialogue: Annotated[Path | None, typer.Option(help="File with a question a line, asked in turn.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for evidence.geojson, where.png and trace.json.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Answer a question about an image, reading coarse to fine and only where it must."""
-    from tilewright.pipeline.settings import parse_size
-    from tilewright.searching import ask as answer
-    from tilewright.searching import open_image
-
-    questions = _questions(question, dialogue)
-    pyramid = open_image(image, split_names(bands))
-    most = None if budget is None else parse_size(budget)
-    options = options_of(set_ or [])
-    outcomes = []
-    for one in questions:
-        outcome = answer(pyramid, one, embedder=embedder, weights=weights, options=options, budget=most)
-        outcomes.append(outcome)
-        if not as_json:
-            _print_answer(outcome)
-    if out is not None:
-        _write(outcomes, pyramid, out)
-    if as_json:
-        print(json.dumps([outcome.trace() for outcome in outcomes]))  # noqa: T201
-
-
-def _questions(question: str | None, dialogue: Path | None) -> list[str]:
-    if (question is None) == (dialogue is None):
-        raise InputError("give a question, or --dialogue", place="ask")
-    if dialogue is None:
-        return [question or ""]
-    try:
-        lines = [line.strip() for line in dialogue.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read: {error}", place=str(dialogue)) from error
-    asked = [line for line in lines if line and not line.startswith("#")]
-    if not asked:
-        raise InputError("holds no question", place=str(dialogue), remedy="write one a line")
-    return asked
-
-
-def _print_answer(outcome: Outcome) -> None:
-    from tilewright.show import console
-
-    account = outcome.account
-    share = account.bytes_read / outcome.total_bytes
-    lines = [
-        outcome.answer.text,
-        *(
-            f"  {rank}. {found.label}, score {found.score:.2f}, columns {found.box[0]:.0f}..{found.box[2]:.0f}, "
-            f"rows {found.box[1]:.0f}..{found.box[3]:.0f}"
-            for rank, found in enumerate(outcome.answer.evidence, start=1)
-        ),
-        f"read {account.bytes_read:,} of {outcome.total_bytes:,} bytes ({share:.3%}) in {outcome.seconds:.1f} s",
-    ]
-    console.print("\n".join(lines), highlight=False, markup=False)
-
-
-def _write(outcomes: list[Outcome], pyramid: Any, out: Path) -> None:
-    """Write what each turn rests on; one turn goes into the folder itself, several into folders of their own."""
-    from tilewright.pipeline.ask import write_evidence, write_trace
-    from tilewright.pipeline.looked import picture_of
-
-    for turn, outcome in enumerate(outcomes, start=1):
-        folder = out if len(outcomes) == 1 else out / f"turn-{turn}"
-        write_evidence(outcome, pyramid, folder / "evidence.geojson")
-        picture_of(outcome, pyramid, folder / "where.png")
-    write_trace(outcomes, out / "trace.json")

@@ -1,4 +1,4 @@
-"""Index, search and ask by name: embedders, images and recipes put together for the library and the command line."""
+"""Index and search by name: embedders, images and recipes put together for the library and the command line."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from tilewright.errors import InputError, TilewrightError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from tilewright.kernels.ask import AskKernel
     from tilewright.kernels.embed.contract import ImageTextEmbedder
-    from tilewright.pipeline.ask import Outcome
     from tilewright.pipeline.index import Indexed, Part
     from tilewright.pipeline.pyramid import Pyramid
     from tilewright.pipeline.search import Filters, Hit, VectorIndex
 
 __all__ = [
-    "ask",
     "embedder_of",
     "example_vector",
     "index_images",
@@ -32,12 +29,27 @@ DEFAULT = "eurosat"
 """The embedder that needs no download."""
 
 
-def open_image(image: str | Path, bands: Sequence[str | int] | None = None) -> Pyramid:
-    """Return the pyramid of a raster or a Zarr hierarchy; raises `InputError`."""
+def open_image(image: str | Path | Sequence[str | Path], bands: Sequence[str | int] | None = None) -> Pyramid:
+    """Return the pyramid of a raster or a Zarr hierarchy, of several that are dates of it, or of a recipe's cube.
+
+    Dates are given oldest first. Raises `InputError`; for a recipe (``.yaml``) what its search raises, too.
+    """
     from tilewright.pipeline.pyramid import open_pyramid
     from tilewright.pipeline.rasters import raster_source
 
-    return open_pyramid(raster_source([image], bands=bands))
+    listed = [image] if isinstance(image, (str, Path)) else list(image)
+    recipes = [one for one in listed if str(one).endswith((".yaml", ".yml"))]
+    if not recipes:
+        return open_pyramid(raster_source(listed, bands=bands))
+    if len(listed) > 1:
+        raise InputError(
+            "a recipe has its dates itself", place="image", remedy="give it alone, or name the rasters"
+        )
+    from tilewright.flows.index import recipe_cube
+
+    return open_pyramid(
+        recipe_cube(recipes[0], bands=None if bands is None else [str(band) for band in bands])
+    )
 
 
 def index_images(
@@ -51,6 +63,7 @@ def index_images(
     date: str | None = None,
     region: Any = None,
     levels: int | None = None,
+    approximate: bool | None = None,
     progress: Callable[[str, Any], Any] | None = None,
     **wishes: Any,
 ) -> Indexed:
@@ -73,6 +86,9 @@ def index_images(
         Instead of the recipe's.
     levels
         Most levels, from full resolution; None: until one tile holds the image.
+    approximate
+        Whether searches may use a graph instead of comparing everything; None: in an index that has one already, or
+        has very many vectors (docs/guides/search.md).
     progress
         Called with the name of what is being embedded, and a `Status`.
     **wishes
@@ -103,7 +119,14 @@ def index_images(
         asked = asked_kernel(embedder, weights, options)
     settings = make_settings(**wishes)
     return index_parts(
-        parts, kernel, out, embedder=asked, levels=levels, settings=settings, progress=progress
+        parts,
+        kernel,
+        out,
+        embedder=asked,
+        levels=levels,
+        approximate=approximate,
+        settings=settings,
+        progress=progress,
     )
 
 
@@ -128,32 +151,32 @@ def _instant(date: str) -> str:
     return found.start.isoformat().replace("+00:00", "Z")
 
 
-def embedder_of(found: VectorIndex) -> ImageTextEmbedder:
-    """Return the embedder that made an index; raises `KernelError`, `WeightsError` where it cannot be had."""
+def embedder_of(found: VectorIndex, **pictures: Any) -> ImageTextEmbedder:
+    """Return the embedder that made an index; raises `KernelError`, `WeightsError` where it cannot be had.
+
+    ``pictures`` are ``low`` and ``high``, for those who will show it pictures.
+    """
     from tilewright.kernels.embed.contract import load_embedder
 
     asked = found.embedder
-    options = {name: value for name, value in asked["options"].items() if name != "tower"}
-    return load_embedder(asked["name"], asked["weights"], **options)
+    return load_embedder(asked["name"], asked["weights"], **asked["options"], **pictures)
 
 
 def open_part(found: VectorIndex, part: str) -> Pyramid | None:
     """Return the pixels of a part of an index, or None where they are gone."""
-    opens = found.parts[part]["opens"]
-    try:
-        if opens["kind"] == "raster":
-            return open_image(opens["href"], opens["bands"])
-        return _cube_of(found.path / "parts" / part / "0")
-    except TilewrightError:
-        return None
-
-
-def _cube_of(folder: Path) -> Pyramid:
     from tilewright.pipeline.pyramid import open_pyramid
+    from tilewright.pipeline.rasters import raster_source
     from tilewright.rebuild import opened_run
 
-    with opened_run(folder) as run:
-        return open_pyramid(run.cube()[0])
+    entry = found.parts[part]
+    opens, coarsest = entry["opens"], entry["levels"][-1]["tile"]
+    try:
+        if opens["kind"] == "raster":
+            return open_pyramid(raster_source([opens["href"]], bands=opens["bands"]), coarsest=coarsest)
+        with opened_run(found.path / "parts" / part / "0") as run:
+            return open_pyramid(run.cube()[0], coarsest=coarsest)
+    except TilewrightError:
+        return None
 
 
 def search_index(
@@ -165,6 +188,9 @@ def search_index(
     level: int = 0,
     count: int = 10,
     filters: Filters | None = None,
+    bands: Sequence[str | int] | None = None,
+    options: Mapping[str, Any] | None = None,
+    exact: bool = False,
 ) -> list[Hit]:
     """Search an index by a text, by a place that is in it, or by a picture; best first.
 
@@ -184,6 +210,10 @@ def search_index(
         Most hits.
     filters
         What hits must be.
+    bands, options
+        How ``image`` is seen: its bands, and ``tower``, ``low``, ``high``; None: as the newest image of the index.
+    exact
+        Compare every vector, also where the index has a graph.
 
     Raises
     ------
@@ -204,20 +234,28 @@ def search_index(
         query = found.vector_at(*like, level=level)
     else:
         assert image is not None
-        query = example_vector(found, image)
-    return found.search(query, count, filters=filters)
+        query = example_vector(found, image, bands, options)
+    return found.search(query, count, filters=filters, exact=exact)
 
 
-def example_vector(found: VectorIndex, image: str | Path) -> NDArray[Any]:
+def example_vector(
+    found: VectorIndex,
+    image: str | Path,
+    bands: Sequence[str | int] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> NDArray[Any]:
     """Return the vector of a whole raster, ``[dim]``, read from a level of at most 1,024 px."""
     import numpy as np
     import torch
 
     from tilewright.kernels.ask import Request
 
-    embedder = embedder_of(found)
-    tower = found.embedder["options"].get("tower") or next(iter(embedder.towers))
-    pyramid = open_image(image)
+    newest = list(found.parts.values())[-1]
+    seen = dict(newest["options"] if options is None else options)
+    tower = seen.get("tower")
+    embedder = embedder_of(found, **{name: seen[name] for name in ("low", "high") if name in seen})
+    tower = embedder.profile.tower_name(tower)
+    pyramid = open_image(image, newest["opens"].get("bands") if bands is None else bands)
     level = next(
         (n for n, one in enumerate(pyramid.levels) if max(one.shape) <= 1024), len(pyramid.levels) - 1
     )
@@ -225,46 +263,3 @@ def example_vector(found: VectorIndex, image: str | Path) -> NDArray[Any]:
     pixels = np.where(view.valid, view.pixels.astype(np.float32), np.nan)
     vector: NDArray[Any] = embedder.embed_images(torch.from_numpy(pixels[None]), tower)[0].cpu().numpy()
     return vector
-
-
-def ask(
-    image: str | Path | Pyramid,
-    question: str,
-    *,
-    policy: AskKernel | None = None,
-    embedder: str = DEFAULT,
-    weights: Any = None,
-    options: Mapping[str, Any] | None = None,
-    bands: Sequence[str | int] | None = None,
-    budget: int | None = None,
-) -> Outcome:
-    """Ask an image of any size a question; only what the policy needs is read.
-
-    Parameters
-    ----------
-    image
-        A raster, a Zarr hierarchy, or a pyramid.
-    question
-        In words.
-    policy
-        Who answers; None: `tilewright.kernels.vlm.find.Find` with an embedder, whose answer is the evidence.
-    embedder, weights, options
-        For `Find`.
-    bands
-        Names or 1-based numbers of the bands that are shown.
-    budget
-        Most bytes that may be read.
-
-    Raises
-    ------
-    TilewrightError
-        In one sentence that says what to change.
-    """
-    from tilewright.kernels.embed.contract import load_embedder
-    from tilewright.kernels.vlm.find import Find
-    from tilewright.pipeline.ask import ask as loop
-    from tilewright.pipeline.pyramid import Pyramid
-
-    pyramid = image if isinstance(image, Pyramid) else open_image(image, bands)
-    chosen = policy or Find(load_embedder(embedder, weights, **dict(options or {})))
-    return loop(chosen, question, pyramid, budget=budget)

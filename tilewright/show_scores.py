@@ -12,9 +12,10 @@ from tilewright.show import console
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tilewright.evaluation.embedders import EmbedderEvaluation
     from tilewright.evaluation.evaluate import Evaluation
 
-__all__ = ["PictureProgress", "print_evaluation"]
+__all__ = ["PictureProgress", "print_embedder", "print_evaluation"]
 
 
 class PictureProgress:
@@ -77,6 +78,31 @@ def print_evaluation(found: Evaluation, out: Path | None = None) -> None:
         console.print(table)
     for note in _notes(found):
         _say(f"  note: {note}")
+    if out is not None:
+        _say(f"  written to {out}")
+
+
+def print_embedder(found: EmbedderEvaluation, out: Path | None = None) -> None:
+    """Print what an embedder is worth on pictures: scores of the set, and of its classes."""
+    from rich.table import Table
+
+    where = f"{found.dataset} ({', '.join(filter(None, (found.layout, found.split)))})"
+    _say(f"{found.kernel} on {where}")
+    texts = f", {found.texts:,} texts" if found.texts else ""
+    _say(f"  {found.images:,} images{texts}, {found.seconds:.1f} s")
+    for names in (list(found.scores)[start : start + 7] for start in range(0, len(found.scores), 7)):
+        scores = Table(*names, box=None)
+        scores.add_row(*(_number(found.scores[name]) for name in names))
+        console.print(scores)
+    if found.per_class:
+        table = Table("class", "accuracy", "precision", "ap", "images", box=None)
+        for name, row in zip(found.classes, found.per_class, strict=True):
+            numbers = [_number(row[key]) for key in ("accuracy", "precision", "ap")]
+            table.add_row(name, *numbers, f"{int(row['support']):,}")
+        console.print(table)
+        _say(f'  asked as "{found.prompts[found.classes[0]][0]}" and so on')
+    if found.untrained:
+        _say("  note: the network has no weights, so these numbers mean nothing")
     if out is not None:
         _say(f"  written to {out}")
 

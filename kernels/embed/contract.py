@@ -69,8 +69,10 @@ class Tower:
     side: int
     """Side in pixels of what the tower sees; others are resized to it, unless `resize` is ``none``."""
     span: tuple[float, float] | None = None
-    """Values of the input between which pictures lie, such as (0, 255). They are clipped to it as 8-bit pictures are,
-    and can be exchanged (``low``, ``high``). None for physical units, which are taken as they are."""
+    """Values of the input between which pictures lie, such as (0, 255), which can be exchanged (``low``, ``high``).
+    None for physical units that are always the same."""
+    clip: bool = True
+    """True where values are clipped to `span`, as those of 8-bit pictures are."""
     resize: Literal["bicubic", "bilinear", "corners", "none"] = "bicubic"
     """Interpolation, with the filter widened where pixels are merged (torchvision's ``antialias``); ``corners`` is
     bilinear between the centres of the corner pixels, never widened (kornia's default). With ``none`` the tower sees
@@ -120,10 +122,10 @@ class Tower:
         return torch.where(torch.isnan(values), values.new_tensor(self.input.fill), values)
 
     def fitted(self, pixels: Tensor) -> Tensor:
-        """Return normalised pixels ``[N, C, H, W]`` as the tower sees them, and clipped to `span`."""
+        """Return normalised pixels ``[N, C, H, W]`` as the tower sees them, clipped to `span` where it clips."""
         if self.resize != "none":
             pixels = self._resized(pixels, self.resize)
-        if self.span is None:
+        if self.span is None or not self.clip:
             return pixels
         mean, std = self._statistics(pixels)
         return pixels.clamp((self.span[0] - mean) / std, (self.span[1] - mean) / std)
@@ -219,7 +221,8 @@ class Profile:
             Which of the towers, where there are several; None takes the first.
         low, high
             Values of the image that stand for the ends of the tower's range, such as 0 and 255 of an 8-bit picture: 0
-            and 0.3 for surface reflectance as it is usually shown. Values beyond them are clipped.
+            and 0.3 for surface reflectance as it is usually shown. Values beyond them are clipped, unless the tower
+            takes numbers of a unit, such as reflectance: then they say what stands for 0 and 1 of it.
 
         Raises
         ------

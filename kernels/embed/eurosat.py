@@ -42,10 +42,10 @@ def at_top(wavelength: float) -> tuple[float, float]:
 
 
 def _tower(
-    units: str | None, mean: tuple[float, ...], std: tuple[float, ...], *, bytes_: bool = False
+    units: str | None, mean: tuple[float, ...], std: tuple[float, ...], span: tuple[float, float]
 ) -> Tower:
     image = InputSpec(bands=BANDS, units=units, mean=mean, std=std, resolution=10)
-    return Tower(image, SIDE, (0.0, 255.0) if bytes_ else None, resize="none")
+    return Tower(image, SIDE, span, units == "8-bit", resize="none")
 
 
 def _surface(white: float, units: str | None) -> Tower:
@@ -54,7 +54,7 @@ def _surface(white: float, units: str | None) -> Tower:
     top = [(mean * WHITE / 255, std * WHITE / 255) for mean, std in zip(MEAN, STD, strict=True)]
     means = tuple(white * (mean - added) / kept for (mean, _), (added, kept) in zip(top, air, strict=True))
     stds = tuple(white * std / kept for (_, std), (_, kept) in zip(top, air, strict=True))
-    return _tower(units, tuple(round(v, 10) for v in means), tuple(round(v, 10) for v in stds))
+    return _tower(units, tuple(round(v, 10) for v in means), tuple(round(v, 10) for v in stds), (0.0, white))
 
 
 EUROSAT = Profile(
@@ -62,7 +62,7 @@ EUROSAT = Profile(
     description="Sentinel-2 tiles of 10 m and texts on land cover and use in one space of 128 numbers; trained here",
     network="tilewright.kernels.nets.eurosat:DualEncoder",
     towers={
-        "image": _tower("8-bit", MEAN, STD, bytes_=True),
+        "image": _tower("8-bit", MEAN, STD, (0.0, 255.0)),
         "surface": _surface(1.0, "reflectance"),
         "numbers": _surface(10_000.0, None),
     },
@@ -74,6 +74,6 @@ EUROSAT = Profile(
     prompt="a satellite image of {}",
     dense=True,
     weights="pkg://tilewright.kernels.embed/weights/eurosat.safetensors",
-    weights_sha256="5b1946b15773d5f9862380dfcabe5bbef86318876897bd04e7f23e66e2761cb2",
+    weights_sha256="1f764a6c3512ed0439093d91d75b3286d4247ec6dd982d62c714feba70b0fb14",
     status="trained-here",
 )

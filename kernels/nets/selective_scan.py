@@ -1,7 +1,8 @@
-"""The selective scan of Mamba for a state of one number a channel: a recurrence whose decay depends on the input.
+"""The selective scan of Mamba: a recurrence whose decay depends on the input.
 
 Gu, A., Dao, T. (2023): Mamba, https://arxiv.org/abs/2312.00752. With a state of one number, as VMamba has it, a
-channel does ``h[t] = exp(delta[t] a) h[t-1] + delta[t] b[t] u[t]`` and gives ``y[t] = c[t] h[t] + d u[t]``.
+channel does ``h[t] = exp(delta[t] a) h[t-1] + delta[t] b[t] u[t]`` and gives ``y[t] = c[t] h[t] + d u[t]``. With a
+state of several numbers each of them does so with its own ``a``, ``b`` and ``c``, and the channel gives their sum.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ __all__ = ["recurrence", "selective_scan"]
 
 _CACHED = 2**18
 """Numbers of one piece on a CPU: a piece and what is made of it then stay in its cache."""
+_TOGETHER = 4
+"""Sequences that are scanned together on a CPU. The length of a piece, by which sums are rounded, follows from this and
+not from how many there are: a tile's bits do not depend on its batch."""
+_HELD = 2**23
+"""Numbers of one piece on a GPU, where the state has several numbers: 32 MiB, and what is made of it."""
 
 Fused = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -60,11 +66,20 @@ def recurrence(decay: Tensor, x: Tensor, start: Tensor) -> Tensor:
     return whole.flatten(1, 2)[:, :length]
 
 
+def _stepwise(decay: Tensor, x: Tensor, start: Tensor) -> Tensor:
+    """`recurrence` by one loop over the length: half the work, faster on a CPU where a step is of many numbers."""
+    states, h = [], start
+    for now, entering in zip(decay.unbind(1), x.unbind(1), strict=True):
+        h = torch.addcmul(entering, now, h)
+        states.append(h)
+    return torch.stack(states, 1)
+
+
 def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     """Scan sequences, in pieces of a size that suits the device.
 
     On a GPU the compiled scan is called where one is installed: VMamba's ``selective_scan_cuda_oflex`` (not where
-    gradients are asked for), or that of ``mamba_ssm``.
+    gradients are asked for, nor for a state of several numbers), or that of ``mamba_ssm``.
 
     Parameters
     ----------
@@ -72,21 +87,28 @@ def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d:
         ``[N, L, D]``: the values.
     delta
         ``[N, L, D]``: the steps, before softplus.
-    a, d
-        ``[D]``: rates, below zero, and weights of the values themselves.
+    a
+        ``[D]``, or ``[D, S]`` for a state of S numbers: rates, below zero.
     b, c
-        ``[N, L, 1]``: how values enter the state, and how the state is read.
+        ``[N, L, S]``: how values enter the state, and how the state is read.
+    d
+        ``[D]``: weights of the values themselves.
 
     Returns
     -------
     Tensor
         ``[N, L, D]``, in the type of ``u``.
     """
-    fused = _compiled(torch.is_grad_enabled()) if u.is_cuda else None
+    fused = _compiled(torch.is_grad_enabled() or a.ndim > 1) if u.is_cuda else None
     if fused is not None:
         return fused(u, delta, a, b, c, d)
-    count, length, channels = u.shape
-    step = length if u.is_cuda else max(1, _CACHED // (count * channels))
+    if a.ndim > 1:
+        return _wide_scan(u, delta, a, b, c, d)
+    if len(u) > _TOGETHER and not u.is_cuda:
+        parts = zip(*(one.split(_TOGETHER) for one in (u, delta, b, c)), strict=True)
+        return torch.cat([selective_scan(u, delta, a, b, c, d) for u, delta, b, c in parts])
+    length, channels = u.shape[1:]
+    step = length if u.is_cuda else max(1, _CACHED // (_TOGETHER * channels))
     h, pieces = torch.zeros_like(u[:, 0], dtype=a.dtype), []
     for at in range(0, length, step):
         now = slice(at, at + step)
@@ -97,8 +119,25 @@ def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d:
     return torch.cat(pieces, 1)
 
 
+def _wide_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """`selective_scan` with a state of several numbers, all of which are scanned beside each other."""
+    count, length, channels = u.shape
+    step = max(1, (_HELD if u.is_cuda else _CACHED) // (count * a.numel()))
+    h, pieces = a.new_zeros(count, a.numel()), []
+    for at in range(0, length, step):
+        now = slice(at, at + step)
+        value, dt = u[:, now].to(a.dtype), functional.softplus(delta[:, now].to(a.dtype))
+        decay = (dt[..., None] * a).exp().flatten(2)
+        entering = (dt * value)[..., None] * b[:, now, None].to(a.dtype)
+        states = (recurrence if u.is_cuda else _stepwise)(decay, entering.flatten(2), h)
+        h = states[:, -1]
+        read = (states.unflatten(2, (channels, -1)) @ c[:, now, :, None].to(a.dtype)).squeeze(-1)
+        pieces.append(torch.addcmul(read, d, value).to(u.dtype))
+    return torch.cat(pieces, 1)
+
+
 def _as_compiled(u: Tensor, delta: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, ...]:
-    """Values and steps as ``[N, D, L]``, ``b`` and ``c`` as ``[N, 1, 1, L]``: one group, one number of state."""
+    """Values and steps as ``[N, D, L]``, ``b`` and ``c`` as ``[N, 1, S, L]``: one group."""
     u, delta = u.transpose(1, 2).contiguous(), delta.transpose(1, 2).contiguous().to(u.dtype)
     b, c = (one.transpose(1, 2)[:, None].contiguous().to(u.dtype) for one in (b, c))
     return u, delta, b, c
@@ -129,7 +168,9 @@ def _compiled(gradients: bool) -> Fused | None:
 
     def scan_fn(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
         x, dt, b, c = _as_compiled(u, delta, b, c)
-        out: Tensor = selective_scan_fn(x, dt, a[:, None].contiguous(), b, c, d, delta_softplus=True)
+        out: Tensor = selective_scan_fn(
+            x, dt, a.reshape(len(a), -1).contiguous(), b, c, d, delta_softplus=True
+        )
         return out.transpose(1, 2).to(u.dtype)
 
     return scan_fn

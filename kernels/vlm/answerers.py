@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+from .meaning import kind_of
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tilewright.kernels.ask import Evidence, Scene
+    from tilewright.kernels.ask import Evidence, Exchange, Scene
 
-__all__ = ["Answerer", "Picture", "Talker", "Turn", "converse", "evidence_text"]
+__all__ = ["Answerer", "Picture", "Talker", "Turn", "converse", "evidence_text", "told"]
 
 type Picture = NDArray[np.uint8]
 """``[rows, columns, 3]``: red, green and blue of 0 to 255."""
@@ -77,6 +79,15 @@ def converse(answerer: Answerer, turns: Sequence[Turn], max_tokens: int = 256) -
     return answerer.answer(images, "\n\n".join([*said, "assistant:"]), max_tokens)
 
 
+def told(history: Sequence[Exchange]) -> list[Turn]:
+    """Return the turns of a dialogue that are over as a model is told them: words, without their pictures."""
+    return [
+        turn
+        for exchange in history
+        for turn in (Turn("user", exchange.question), Turn("assistant", exchange.answer.text))
+    ]
+
+
 def evidence_text(question: str, evidence: Sequence[Evidence], scene: Scene) -> str:
     """Return evidence in a sentence, for want of a language model; says that no model has answered."""
     opening = f"No language model was asked {question!r}."
@@ -92,7 +103,9 @@ def evidence_text(question: str, evidence: Sequence[Evidence], scene: Scene) -> 
         size = f", {wide:,.0f} x {high:,.0f} m"
     label = f" ({best.label})" if best.label else ""
     count = "One place stands" if len(evidence) == 1 else f"{len(evidence)} places stand"
+    asked = {"count": "counted", "area": "measured"}.get(kind_of(question))
+    caveat = f" They are patches, not things, and are not {asked}." if asked else ""
     return (
         f"{opening} {count} out; the first{label} is at columns {col0}-{col1}, rows {row0}-{row1}{size}, "
-        f"score {best.score:.3g}."
+        f"score {best.score:.3g}.{caveat}"
     )

@@ -2,7 +2,8 @@
 
 A box is read at the coarsest level that is still as fine as the picture, in strips of bounded size, and averaged down
 by area; so no level is ever held whole, with or without overviews, and the same box gives the same picture however it
-is cut into strips.
+is cut into strips. (Tiles for token pruning are read by `tilewright.kernels.vlm.sampling` instead: released weights
+were judged with bilinear pixels without antialiasing, which are others.)
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from tilewright.kernels.ask import Scene, View
 
-__all__ = ["Box", "Look", "Painter", "look", "look_all", "resample"]
+__all__ = ["Box", "Look", "Painter", "colour_channels", "look", "look_all", "resample", "shares_between"]
 
 type Box = tuple[float, float, float, float]
 """``(col0, row0, col1, row1)`` in full-resolution pixels, edges not centres."""
@@ -162,18 +163,8 @@ class Painter:
         date: int = -1,
     ) -> None:
         self.limits = limits
-        self._channels = [self._channel(scene, band) for band in bands or _colours(scene.bands)]
+        self._channels = colour_channels(scene.bands, bands or ())
         self._first = (date % scene.dates) * len(scene.bands)
-
-    @staticmethod
-    def _channel(scene: Scene, band: str | int) -> int:
-        if isinstance(band, int) and band < len(scene.bands):
-            return band
-        if band in scene.bands:
-            return scene.bands.index(str(band))
-        raise KernelError(
-            f"there is no band {band!r}", place="ask", remedy=nearest_name(str(band), scene.bands)
-        )
 
     def paint(self, seen: Look) -> NDArray[np.uint8]:
         """Return ``[rows, columns, 3]``; black where nothing was measured."""
@@ -186,14 +177,39 @@ class Painter:
                 low, high = np.percentile(known, [2, 98]) if known.size else (0.0, 1.0)
                 self.limits = (float(low), float(high))
             low, high = self.limits
-        share = np.clip((chosen - low) / max(high - low, 1e-12), 0, 1)
+        share = shares_between(chosen, low, high)
         painted: NDArray[np.uint8] = np.rint(np.where(valid, share, 0) * 255).astype(np.uint8)
         return np.ascontiguousarray(np.moveaxis(painted, 0, -1))
 
 
-def _colours(bands: tuple[str, ...]) -> list[str | int]:
-    """Return red, green and blue where they have these names, else the first three, else the first one thrice."""
-    names = ("red", "green", "blue")
-    if set(names) <= set(bands):
-        return list(names)
-    return [0, 1, 2] if len(bands) >= 3 else [0, 0, 0]
+def colour_channels(bands: Sequence[str], wanted: Sequence[str | int] = ()) -> list[int]:
+    """Return the channels that are red, green and blue.
+
+    Those with these names, else the first three, else the first one thrice; or the ``wanted`` ones, by name or number
+    from 0: three, or one that is all three. Raises `KernelError` where a wanted one is not there.
+    """
+    names: Sequence[str | int] = wanted
+    if not wanted:
+        three = {"red", "green", "blue"} <= set(bands)
+        names = ("red", "green", "blue") if three else (0, 1, 2) if len(bands) >= 3 else (0,)
+    found = []
+    for name in names:
+        if isinstance(name, int) and 0 <= name < len(bands):
+            found.append(name)
+        elif name in bands:
+            found.append(list(bands).index(str(name)))
+        else:
+            raise KernelError(
+                f"there is no band {name!r}", place="picture", remedy=nearest_name(str(name), bands)
+            )
+    if len(found) not in (1, 3):
+        raise KernelError(
+            f"{len(found)} bands for a picture", place="picture", remedy="name three of them, or one"
+        )
+    return found * 3 if len(found) == 1 else found
+
+
+def shares_between(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
+    """Return where values lie between black, 0, and white, 1; those beyond are cut off."""
+    found: NDArray[np.float32] = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
+    return found

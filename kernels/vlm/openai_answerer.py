@@ -12,6 +12,7 @@ import http.client
 import io
 import json
 import os
+import re
 import time
 import urllib.error
 import urllib.parse
@@ -31,6 +32,7 @@ __all__ = ["OpenAIAnswerer"]
 
 _MOST_BYTES = 16 * 2**20
 """Of an answer that is read."""
+_VARIABLE = re.compile(r"[A-Za-z_]\w*")
 _BUSY = (408, 429, 500, 502, 503, 504)
 """Statuses after which it is worth asking again."""
 
@@ -66,11 +68,27 @@ class OpenAIAnswerer:
                 place="answerer",
                 remedy="such as http://localhost:8000/v1; name the variable of the key instead of the key",
             )
+        if self.key_variable is not None and not _VARIABLE.fullmatch(self.key_variable):
+            raise KernelError(
+                "what stands for the key is no name of an environment variable",
+                place="answerer",
+                remedy="put the key into a variable, and give its name",
+            )
+        if not (self.timeout > 0 and self.retries >= 0 and self.pause >= 0):
+            raise KernelError(
+                f"timeout {self.timeout:g}, retries {self.retries}, pause {self.pause:g}",
+                place="answerer",
+                remedy="the timeout is above 0, the others are not below it",
+            )
 
     @property
     def name(self) -> str:
         """Model and host."""
         return f"{self.model} at {urllib.parse.urlsplit(self.base_url).netloc}"
+
+    def check(self) -> None:
+        """Raise `KernelError` where the key is absent; no server is asked."""
+        self._key()
 
     def answer(self, images: Sequence[Picture], prompt: str, max_tokens: int = 256) -> str:
         """Return the answer to ``prompt`` about ``images``; errors as for `converse`."""
@@ -170,6 +188,8 @@ class OpenAIAnswerer:
             413: "show it smaller pictures",
             429: "wait, or ask less often",
         }
+        if self.key_variable is None:
+            remedies[401] = remedies[403] = "name the variable that holds a key, as key_variable"
         said = f"answered HTTP {error.code}" + (f": {words}" if words else "")
         return self._error(said, remedies.get(error.code, "look at the server's log"))
 

@@ -11,11 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tilewright.errors import KernelError
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 __all__ = [
     "PATCHES",
+    "KnownPatches",
     "cc_patches",
     "enclosing_box",
     "grid_patches",
@@ -28,6 +35,16 @@ __all__ = [
 type IntBox = tuple[int, int, int, int]
 
 _ROWS, _COLUMNS = ("Top", "Center", "Bottom"), ("left", "center", "right")
+
+
+@dataclass(frozen=True, eq=False)
+class KnownPatches:
+    """Patches that were embedded before, such as the tiles of an index."""
+
+    boxes: Sequence[tuple[float, float, float, float]]
+    """``(col0, row0, col1, row1)`` in full-resolution pixels."""
+    vectors: NDArray[np.float32]
+    """``[patches, D]``, by the embedder that the policy has."""
 
 
 def vit_patches(cols: int, rows: int, side: int = 448) -> list[IntBox]:

@@ -11,6 +11,8 @@ import torch
 
 from tilewright.errors import KernelError
 
+from .looks import colour_channels, shares_between
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -27,7 +29,7 @@ class Picture:
     """Which bands are red, green and blue, and which of their values are black and white."""
 
     bands: tuple[str, ...] = ()
-    """Names of three bands; none takes red, green and blue where there are such, else the first three."""
+    """Names of three bands, or of one; none takes red, green and blue where there are such, else the first three."""
     low: float = 0.0
     """Value that is black."""
     high: float = 255.0
@@ -42,20 +44,9 @@ class Picture:
 
         Raises `KernelError` where a wanted band is not there.
         """
-        wanted = self.bands or (("red", "green", "blue") if {"red", "green", "blue"} <= set(bands) else ())
-        missing = [name for name in wanted if name not in bands]
-        if missing:
-            raise KernelError(
-                f"no band {missing[0]!r}", place="picture", remedy=f"there are {', '.join(bands)}"
-            )
-        found = [list(bands).index(name) for name in wanted] if wanted else list(range(min(len(bands), 3)))
-        if len(found) == 1:
-            return found * 3
-        if len(found) != 3:
-            raise KernelError(
-                f"{len(found)} bands for a picture", place="picture", remedy="name three of them"
-            )
-        return found
+        if not self.bands and len(bands) == 2:
+            raise KernelError("2 bands for a picture", place="picture", remedy="name one of them")
+        return colour_channels(bands, self.bands)
 
     def normalised(self, tiles: Sequence[PixelTile], channels: Sequence[int]) -> Tensor:
         """Return tiles as ``[n, 3, TILE, TILE]`` float32; zero beyond the image and where nothing was measured.
@@ -64,6 +55,6 @@ class Picture:
         """
         values = np.stack([tile.pixels[list(channels)] for tile in tiles])
         known = np.stack([tile.weight > 0 for tile in tiles])[:, None]
-        share = np.clip((values - self.low) / (self.high - self.low), 0, 1)
+        share = shares_between(values, self.low, self.high)
         mean, std = (np.asarray(x, np.float32)[:, None, None] for x in (CLIP_MEAN, CLIP_STD))
         return torch.from_numpy(np.where(known, (share - mean) / std, 0).astype(np.float32))

@@ -20,10 +20,11 @@ import numpy as np
 from tilewright.errors import KernelError, nearest_name
 from tilewright.kernels.ask import Answer, Evidence
 
-from .answerers import Answerer, evidence_text
+from .answerers import Answerer, Turn, converse, evidence_text, told
 from .cues import THRESHOLD, Cue, LabelStore, fast_path, slow_path
-from .looks import Box, Look, Painter, look, look_all
-from .patches import PATCHES, merged_box
+from .looks import Box, Look, look, look_all
+from .patches import PATCHES, KnownPatches, merged_box
+from .renderings import Showing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,6 +100,8 @@ class Retrieval:
     """Factor of the cosines; None takes the embedder's."""
     keywords: tuple[str, ...] = ()
     """What to look for; without them the answerer is asked, and then the question itself."""
+    known: KnownPatches | None = None
+    """Patches that are embedded already, such as those of an index; ``cut`` says nothing then."""
     stores: tuple[LabelStore, ...] = ()
     """Where keywords are looked up when no patch is sure enough, one store after the other."""
     reducer: Literal["mean", "cluster", "rerank"] = "mean"
@@ -113,35 +116,49 @@ class Retrieval:
     """Three bands to be shown; None takes red, green and blue."""
     limits: tuple[float, float] | None = None
     """Values shown as black and white, for images that are not bytes; None takes percentiles of the overview."""
+    renderings: tuple[str, ...] = ()
+    """Renderings that are shown instead of three bands, with words for their colours; see `renderings.RENDERINGS`."""
+    reflectance_scale: float | None = None
+    """Reflectance of the number 1, for renderings; None: see `Renderer`."""
     name: str = field(default="retrieval", init=False)
     """Name of the policy."""
 
     def ask(self, question: str, scene: Scene) -> Asking:
         """Begin to answer ``question``; raises `KernelError` where bands or the way of cutting are unknown."""
         whole: Box = (0.0, 0.0, float(scene.shape[1]), float(scene.shape[0]))
-        boxes = self._boxes(scene)
-        channels = self._channels(scene)
-        painter = Painter(scene, self.bands, self.limits)
-        overview = painter.paint((yield from look(scene, whole, self._shown(whole))))
-        keywords, source = self._keywords(question, overview)
-        vectors = yield from self._embedded(scene, boxes, channels)
+        boxes = self._boxes(scene) if self.known is None else list(self.known.boxes)
+        channels = self._channels(scene) if self.known is None else []
+        showing = Showing(scene, self.bands, self.limits, self.renderings, self.reflectance_scale)
+        overview = showing.show((yield from look(scene, whole, self._shown(whole))))
+        keywords, source = self._keywords(question, overview.pictures, scene)
+        if self.known is None:
+            vectors = yield from self._embedded(scene, boxes, channels)
+        else:
+            vectors = self.known.vectors
         cues, path = self._cues(vectors, keywords)
         evidence = [Evidence(boxes[cue.patch], cue.confidence, cue.label) for cue in cues]
         trace: dict[str, Any] = {
             "policy": self.name,
+            "turns_before": len(scene.history),
             "keywords": keywords,
             "keywords_from": source,
             "patches": len(boxes),
+            "embedded_before": self.known is not None,
             "path": path,
             "threshold": self.threshold,
             "cues": len(cues),
+            "renderings": list(self.renderings),
         }
         if self.answerer is None:
             return Answer(evidence_text(question, evidence, scene), evidence, trace)
         places = _places(question, evidence)
         closer = yield from look_all(scene, places, [self._shown(box) for box in places])
-        pictures = [overview, *map(painter.paint, closer)]
-        text = self.answerer.answer(pictures, _prompt(question, places, scene), self.max_tokens)
+        each = len(overview.pictures)
+        pictures = [*overview.pictures, *(one for seen in closer for one in showing.show(seen).pictures)]
+        prompt = _prompt(question, places, scene, each)
+        asked = f"{overview.text}\n{prompt}" if overview.text else prompt
+        turns = [*told(scene.history), Turn("user", asked, tuple(pictures))]
+        text = converse(self.answerer, turns, self.max_tokens)
         return Answer(
             text.strip(), evidence, trace | {"answerer": self.answerer.name, "shown": len(pictures)}
         )
@@ -178,7 +195,8 @@ class Retrieval:
         """Return rows and columns at which a box is shown; never finer than the image."""
         return _fitted(box, min(1.0, self.side / max(box[2] - box[0], box[3] - box[1])))
 
-    def _keywords(self, question: str, overview: Picture) -> tuple[list[str], str]:
+    def _keywords(self, question: str, overview: tuple[Picture, ...], scene: Scene) -> tuple[list[str], str]:
+        """Return what is looked for, and who said so; of a question that names nothing, what those before it named."""
         if self.keywords:
             return list(self.keywords), "given"
         if self.answerer is not None:
@@ -187,10 +205,12 @@ class Retrieval:
                 f"image to answer it? Reply with a Python list of at most {_MOST_KEYWORDS} short strings, nothing else."
             )
             for _ in range(_TRIALS):
-                said = said_list(self.answerer.answer([overview], prompt, 64))
+                turns = [*told(scene.history), Turn("user", prompt, overview)]
+                said = said_list(converse(self.answerer, turns, 64))
                 if said:
                     return said[:_MOST_KEYWORDS], "answerer"
-        return keywords_of(question) or [question], "question"
+        asked = [question, *(turn.question for turn in reversed(scene.history))]
+        return next((words for words in map(keywords_of, asked) if words), [question]), "question"
 
     def _embedded(
         self, scene: Scene, boxes: list[Box], channels: list[int]
@@ -247,15 +267,19 @@ def _places(question: str, evidence: Sequence[Evidence]) -> list[Box]:
     return [around] if counting else [*boxes, around]
 
 
-def _prompt(question: str, places: Sequence[Box], scene: Scene) -> str:
-    """Return the question with the places of the pictures after the first, in thousandths of the image."""
+def _prompt(question: str, places: Sequence[Box], scene: Scene, each: int = 1) -> str:
+    """Return the question with the places of the pictures after the first, in thousandths of the image.
+
+    ``each`` is in how many renderings the image and every place is shown.
+    """
     if not places:
         return question
     rows, cols = scene.shape
     lines = []
     for number, box in enumerate(places, 1):
         shares = [round(1000 * edge / side) for edge, side in zip(box, (cols, rows) * 2, strict=True)]
-        lines.append(
-            f"Sub-patch {number} at location <box>[[{', '.join(map(str, shares))}]]</box>: image {number + 1}"
-        )
-    return "Image 1 is the whole.\nAdditional information:\n" + "\n".join(lines) + f"\n{question}"
+        first, last = number * each + 1, (number + 1) * each
+        shown = f"image {first}" if each == 1 else f"images {first} to {last}, in the same renderings"
+        lines.append(f"Sub-patch {number} at location <box>[[{', '.join(map(str, shares))}]]</box>: {shown}")
+    whole = "Image 1 is the whole." if each == 1 else f"Images 1 to {each} are the whole."
+    return f"{whole}\nAdditional information:\n" + "\n".join(lines) + f"\n{question}"

@@ -22,8 +22,9 @@ import numpy as np
 from tilewright.errors import KernelError
 from tilewright.kernels.ask import Answer, Evidence
 
-from .answerers import Answerer, Turn, converse
-from .looks import Box, Painter, look, resample
+from .answerers import Answerer, Turn, converse, told
+from .looks import Box, look, resample
+from .renderings import Rendered, Showing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -218,6 +219,10 @@ class ZoomIn:
     """Three bands to be shown; None takes red, green and blue."""
     limits: tuple[float, float] | None = None
     """Values shown as black and white, for images that are not bytes; None takes percentiles of the overview."""
+    renderings: tuple[str, ...] = ()
+    """Renderings that are shown instead of three bands, with words for their colours; see `renderings.RENDERINGS`."""
+    reflectance_scale: float | None = None
+    """Reflectance of the number 1, for renderings; None: see `Renderer`."""
     suffix: str = ""
     """Put after the question, such as how long the answer may be."""
     name: str = field(default="zoom-in", init=False)
@@ -227,18 +232,22 @@ class ZoomIn:
         """Begin to answer ``question``."""
         whole: Box = (0.0, 0.0, float(scene.shape[1]), float(scene.shape[0]))
         resized = self._resized(scene.shape)
-        painter = Painter(scene, self.bands, self.limits)
-        overview = painter.paint((yield from look(scene, whole, resized)))
+        showing = Showing(scene, self.bands, self.limits, self.renderings, self.reflectance_scale)
+        overview = showing.show((yield from look(scene, whole, resized)))
+        asked = "\n".join(part for part in (f"{question} {self.suffix}".strip(), overview.text) if part)
         turns = [
             Turn("system", SYSTEM),
-            Turn("user", f"{question} {self.suffix}".strip() + f"\n{_ASK_FOR_ZOOM}", (overview,)),
+            *told(scene.history),
+            Turn("user", f"{asked}\n{_ASK_FOR_ZOOM}", overview.pictures),
         ]
         said = converse(self.answerer, turns, self.max_tokens)
         trace: dict[str, Any] = {
             "policy": self.name,
             "answerer": self.answerer.name,
+            "turns_before": len(scene.history),
             "overview": list(resized),
             "first_answer": said,
+            "renderings": list(self.renderings),
         }
         called = "<tool_call>" in said or (
             self.parse == "tolerant" and tolerant_box(said, resized) is not None
@@ -253,14 +262,18 @@ class ZoomIn:
             trace["fallback"] = "the call could not be read: the whole image was shown again"
         elif self.crop == "full":
             shape = self._resized((round(full[3] - full[1]), round(full[2] - full[0])))
-            closer = painter.paint((yield from look(scene, full, shape)))
+            seen_again = yield from look(scene, full, shape)
+            closer = showing.show(seen_again, 1 + len(overview.pictures))
         else:
             assert seen is not None
-            closer = self._refitted(cut_out(overview, seen))
-        turns += [Turn("assistant", said), Turn("user", _AFTER_ZOOM, (closer,))]
+            closer = Rendered(
+                tuple(self._refitted(cut_out(picture, seen)) for picture in overview.pictures), ""
+            )
+        after = f"{closer.text}\n{_AFTER_ZOOM}" if closer.text and closer is not overview else _AFTER_ZOOM
+        turns += [Turn("assistant", said), Turn("user", after, closer.pictures)]
         text = converse(self.answerer, turns, self.max_tokens).strip()
         place = Evidence(full or whole, 1.0, "overview" if full is None else "zoom")
-        return Answer(text, [place], trace | {"closer": list(closer.shape[:2])})
+        return Answer(text, [place], trace | {"closer": list(closer.pictures[0].shape[:2])})
 
     def _refitted(self, picture: Picture) -> Picture:
         """Return a picture at the size in which the model sees it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import command, refused, write_tif
 from tiny_llava import save_tiny_llava
 
 from tilewright.errors import KernelError
@@ -85,3 +87,46 @@ def test_its_refusal_is_one_line(served: tuple[str, str]) -> None:
     with pytest.raises(KernelError, match=r"answered HTTP 4.*no-such-model") as caught:
         OpenAIAnswerer("no-such-model", address).answer([], "how many ?", 5)
     assert "\n" not in str(caught.value)
+
+
+def test_it_answers_the_command(served: tuple[str, str], tmp_path: Path) -> None:
+    """The whole chain from the command line: image, policy, server, evidence; and a dialogue of two turns."""
+    address, name = served
+    pixels = np.random.default_rng(2).integers(0, 255, (3, 300, 400), np.uint8)
+    image = write_tif(tmp_path / "image.tif", pixels, names=("red", "green", "blue"))
+    (tmp_path / "questions.txt").write_text("how many ships ?\nare there two ?\n")
+    model = ["--answerer", f"openai:{name}@{address}", "--answerer-set", "timeout=100"]
+    small = ["--set", "min_pixels=3136", "--set", "max_pixels=3136", "--set", "max_tokens=4"]
+    out = tmp_path / "out"
+    done = command(
+        "ask",
+        image,
+        "--dialogue",
+        tmp_path / "questions.txt",
+        "--policy",
+        "zoom-in",
+        *model,
+        *small,
+        "--out",
+        out,
+    )
+    assert done.status in (0, None), done
+    traces = json.loads((out / "trace.json").read_text())
+    assert [trace["turns_before"] for trace in traces] == [0, 1]
+    assert all(trace["answer"] and trace["answerer"] == f"{name} at {address[7:-3]}" for trace in traces)
+    assert (out / "turn-2" / "evidence.geojson").is_file()
+    done = command("ask", image, "how many ships ?", *model, "--set", "max_tokens=4", "--json")
+    assert done.status in (0, None), done
+    (trace,) = json.loads(done.out)
+    assert (trace["policy"], bool(trace["answer"])) == ("retrieval", True)
+
+
+def test_the_command_says_what_the_server_refuses(served: tuple[str, str], tmp_path: Path) -> None:
+    address, _ = served
+    image = write_tif(tmp_path / "image.tif", np.zeros((3, 64, 64), np.uint8), names=("red", "green", "blue"))
+    answerer = f"openai:no-such-model@{address}"
+    line = refused(
+        "ask", image, "how many ?", "--policy", "zoom-in", "--answerer", answerer, out=tmp_path / "out"
+    )
+    assert "answered HTTP 4" in line
+    assert "no-such-model" in line

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from commands import command, refused, write_tif
 
 
@@ -36,10 +37,33 @@ def test_the_same_command_again_adds_nothing(index: Path, ground: Path) -> None:
     assert made["new"] == 0
 
 
+def test_an_index_says_what_it_does(ground: Path, tmp_path: Path) -> None:
+    done = command("index", ground, "--out", tmp_path / "index", "--levels", "1")
+    assert done.status in (0, None), done
+    assert "1 of 1 shards" in done.out + done.err
+    assert "vectors of 1 images" in done.out
+
+
+def test_a_graph_is_made_used_and_dropped(index: Path, ground: Path) -> None:
+    pytest.importorskip("usearch")
+    again = ("index", ground, "--out", index, "--date", "2024-05-01")
+    done = command(*again, "--approximate")
+    assert done.status in (0, None), done
+    assert "graph for approximate searches" in done.out
+    assert "finds 100.0% of the 10 nearest" in done.out
+    near = json.loads(command("search", index, "forest", "--json").out)
+    every = json.loads(command("search", index, "forest", "--exact", "--json").out)
+    assert (near["exact"], every["exact"]) == (False, True)
+    found = [[one["properties"]["pixels"] for one in answer["features"]] for answer in (near, every)]
+    assert found[0] == found[1]
+    assert json.loads(command(*again, "--exact", "--json").out)["graph"] is None
+    assert json.loads(command("search", index, "forest", "--json").out)["exact"]
+
+
 def test_search_writes_geojson_and_a_sheet(index: Path, tmp_path: Path) -> None:
     done = command(
         "search", index, "sea or lake", "--levels", "0", "-n", "4", "--to", tmp_path / "hits.geojson",
-        "--sheet", tmp_path / "hits.png",
+        "--sheet", tmp_path / "hits.png", "--map", tmp_path / "map.png",
     )  # fmt: skip
     assert done.status in (0, None), done
     hits = json.loads((tmp_path / "hits.geojson").read_text())["features"]
@@ -49,6 +73,13 @@ def test_search_writes_geojson_and_a_sheet(index: Path, tmp_path: Path) -> None:
         assert 192 <= (col0 + col1) / 2 <= 320, hit
         assert 128 <= (row0 + row1) / 2 <= 256, hit
     assert (tmp_path / "hits.png").stat().st_size > 10_000
+    with rasterio.open(tmp_path / "map.png") as drawn:  # the boxes' yellow lies where the lake is, on the map
+        red, green, blue, _ = drawn.read().astype(int)
+    yellow = np.argwhere((red > 230) & (green > 200) & (blue < 60))
+    rows, cols = (yellow - (110 - 40, 20)).T  # the map begins below the words
+    scale = max(360 / 384, 1.0)
+    assert len(yellow) > 100
+    assert (abs(np.median(cols) / scale - 256) < 70) & (abs(np.median(rows) / scale - 192) < 70)
 
 
 def test_search_by_place_and_by_filter(index: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from embedders import weights_by_rule
 from official import Official, systems
 
 from tilewright import load_kernel
@@ -20,3 +21,26 @@ def test_a_published_network_is_what_it_says(system: Official) -> None:
     report = check_kernel(load_kernel(system.kernel, weights=dict(own) | given))
     assert report.errors == ()
     assert {"range", "batch", "valid", "radius"} <= set(report.checks)
+
+
+OTHERS = (
+    "smp:unet/resnet18", "landcover-ai", "edsr", "swinir", "fsgnet", "closp-rn", "closp-vs", "remoteclip-vit-b-32",
+    "remoteclip-rn50", "farslip2-vit-b-16", "satmaepp", "galileo-nano",
+)  # fmt: skip
+"""Networks without a fixture of an output of the whole, in sizes that take less than a minute."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_network_filled_by_the_rule_is_what_it_says(name: str) -> None:
+    module = load_kernel(name).module
+    with torch.no_grad():
+        weights_by_rule(module)
+    report = check_kernel(load_kernel(name, weights=module.state_dict()))
+    assert report.errors == ()
+
+
+@pytest.mark.parametrize("name", ["csmask", "csmask-rgbnir"])
+def test_the_cloud_networks_are_what_they_say(name: str) -> None:
+    pytest.importorskip("ukis_csmask")
+    report = check_kernel(load_kernel(name))
+    assert report.errors == ()

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import json
 import pickle
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from chat_server import Reply, Server, dripping, raw, said, silent
 from tiny_llava import save_tiny_llava
 
 from tilewright.errors import KernelError
@@ -26,61 +24,12 @@ from tilewright.kernels.vlm.openai_answerer import OpenAIAnswerer
 SECRET = "sk-very-secret"
 PICTURE = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
 
-type Reply = Callable[[BaseHTTPRequestHandler], None]
-
-
-class Server:
-    """Gives the replies that a test puts into it, one after the other; the last one again and again."""
-
-    def __init__(self) -> None:
-        self.replies: list[Reply] = []
-        self.requests: list[tuple[str, dict[str, str], Any]] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                outer.requests.append((self.path, dict(self.headers), json.loads(body)))
-                reply = outer.replies.pop(0) if len(outer.replies) > 1 else outer.replies[0]
-                with contextlib.suppress(OSError):
-                    reply(self)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
-
-    def answerer(self, *replies: Reply, **options: Any) -> OpenAIAnswerer:
-        self.replies = list(replies)
-        return OpenAIAnswerer("tiny", self.url, **({"timeout": 5, "pause": 0.01} | options))
-
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     made = Server()
     yield made
-    made.http.shutdown()
-    made.http.server_close()
-
-
-def raw(content: bytes, status: int = 200, **headers: str) -> Reply:
-    def reply(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(status)
-        for name, value in headers.items():
-            handler.send_header(name, value)
-        handler.send_header("Content-Length", str(len(content)))
-        handler.end_headers()
-        handler.wfile.write(content)
-
-    return reply
-
-
-def said(text: Any, finish: str = "stop", **message: Any) -> Reply:
-    choice = {"message": {"role": "assistant", "content": text, **message}, "finish_reason": finish}
-    return raw(json.dumps({"choices": [choice]}).encode())
+    made.close()
 
 
 def test_a_question_with_pictures(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,20 +101,6 @@ def test_what_goes_wrong_is_one_line_without_the_key(
     assert "\n" not in text
     assert SECRET not in text
     assert SECRET.encode() not in pickle.dumps(model) + repr(model).encode()
-
-
-def silent(handler: BaseHTTPRequestHandler) -> None:
-    time.sleep(1.5)
-
-
-def dripping(handler: BaseHTTPRequestHandler) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Length", "1000")
-    handler.end_headers()
-    for _ in range(15):
-        handler.wfile.write(b" ")
-        handler.wfile.flush()
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("reply", [silent, dripping])

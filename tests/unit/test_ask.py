@@ -234,6 +234,9 @@ def test_a_look_at_other_types_is_stretched() -> None:
     assert picture[..., 0][valid].min() == 0
     assert picture[..., 0][valid].max() == 255
     assert look_of(pixels[:1], valid).shape == (10, 10, 3)
+    limits = [[0.0, 0.0, 0.0], [10_000.0, 5_000.0, 2_500.0]]
+    fixed = look_of(np.full((3, 10, 10), 2500.0, np.float32), valid, limits)
+    assert [int(v) for v in fixed[5, 5]] == [64, 128, 255]
 
 
 def test_evidence_over_the_antimeridian_is_in_two_parts(tmp_path: Path) -> None:

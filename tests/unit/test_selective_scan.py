@@ -56,6 +56,30 @@ def test_equals_the_loop(length: int, seed: int, scale: float, shift: float, cac
     assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+@given(LENGTHS, st.integers(0, 99), st.integers(1, 4000), st.integers(2, 5))
+@settings(deadline=None, max_examples=30)
+def test_a_state_of_several_numbers_is_the_sum_of_single_ones(
+    length: int, seed: int, cached: int, numbers: int
+) -> None:
+    u, delta, _, _, _, d = drawn(length, seed)
+    draw = torch.Generator().manual_seed(seed + 1)
+    a = -torch.randn(3, numbers, generator=draw).exp()
+    b, c = torch.randn(2, 2, length, numbers, generator=draw)
+    singles = [slow(u, delta, a[:, s], b[..., s : s + 1], c[..., s : s + 1], d * 0) for s in range(numbers)]
+    expected = torch.stack(singles).sum(0) + d * u
+    before = module._CACHED
+    module._CACHED = cached
+    try:
+        got = selective_scan(u, delta, a, b, c, d)
+        module._stepwise, stepwise = recurrence, module._stepwise  # as on a GPU
+        also = selective_scan(u, delta, a, b, c, d)
+        module._stepwise = stepwise
+    finally:
+        module._CACHED = before
+    for one in (got, also):
+        assert (one - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
 @given(LENGTHS, st.integers(0, 99))
 @settings(deadline=None, max_examples=20)
 def test_goes_on_from_a_state(length: int, seed: int) -> None:

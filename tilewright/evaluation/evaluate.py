@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .dataset import Dataset, Sample
     from .tally import Shown
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "Progress", "evaluate", "output_folder", "plain"]
 
 type Progress = Callable[[int, int, str], None]
 """Called with pictures done, pictures there are, and the name of the last one."""
@@ -101,16 +101,17 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """Return all but the pictures as plain data for JSON: None for a score that does not exist."""
-        plain: dict[str, Any] = _plain(asdict(replace(self, worst=())))
-        del plain["worst"]
-        return plain
+        found: dict[str, Any] = plain(asdict(replace(self, worst=())))
+        del found["worst"]
+        return found
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value as JSON can hold it; None for a number that does not exist."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -177,7 +178,7 @@ def evaluate(
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}", place="--limit", remedy="give a number of at least 1")
     found = open_dataset(dataset, layout, split)
-    folder, chosen = _place(out), make_settings(settings, **wishes)
+    folder, chosen = output_folder(out), make_settings(settings, **wishes)
     try:
         with no_warning_of_place():
             work = _Work.prepare(found, kernel, bands, weights, options, output, threshold, chosen)
@@ -202,7 +203,8 @@ def evaluate(
     return result
 
 
-def _place(out: str | Path | None) -> Path | None:
+def output_folder(out: str | Path | None) -> Path | None:
+    """Return the folder to write to; raises `InputError` where a file lies there."""
     if out is None:
         return None
     folder = Path(out)

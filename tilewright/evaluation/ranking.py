@@ -1,4 +1,4 @@
-"""How well a search ranks: recall at k, nDCG, and classes by their names (zero-shot)."""
+"""How well a search ranks: recall at k, average precision, nDCG, and classes by their names (zero-shot)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,18 @@ from tilewright.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["class_vectors", "ndcg", "recall_at", "retrieval_scores", "zero_shot"]
+__all__ = [
+    "average_precision",
+    "class_vectors",
+    "like_scores",
+    "ndcg",
+    "recall_at",
+    "retrieval_scores",
+    "zero_shot",
+]
+
+_BLOCK = 512
+"""Queries that are compared with everything at a time."""
 
 
 def recall_at(scores: NDArray[Any], right: NDArray[np.bool_], k: int) -> float:
@@ -107,3 +118,76 @@ def zero_shot(
     """Return the most alike class of each image, and the share of them that is right."""
     chosen = np.argmax(np.asarray(images, np.float32) @ np.asarray(classes, np.float32).T, axis=1)
     return chosen, float(np.mean(chosen == np.asarray(truth)))
+
+
+def average_precision(ranked: NDArray[np.bool_], relevant: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    """Return for each query the mean of the precisions at the ranks of its relevant hits; NaN where nothing is.
+
+    Parameters
+    ----------
+    ranked
+        ``[queries, k]``, best first: True where the hit is relevant. With k less than all candidates this is AP@k,
+        divided by what could be reached: the relevant candidates, or k where they are more.
+    relevant
+        ``[queries]``: relevant candidates in all.
+    """
+    precision = ranked.cumsum(axis=1) / np.arange(1, ranked.shape[1] + 1)
+    reach = np.minimum(np.asarray(relevant, np.float64), ranked.shape[1])
+    sums: NDArray[np.float64] = (precision * ranked).sum(axis=1)
+    found = np.full(len(ranked), np.nan)
+    np.divide(sums, reach, out=found, where=reach > 0)
+    return found
+
+
+def like_scores(
+    vectors: NDArray[Any], labels: NDArray[Any], ks: Sequence[int] = (1, 10, 100)
+) -> dict[str, float]:
+    """Return how well pictures of a class find each other: ``P@k``, ``mAP@k``, ``nDCG@k``, 0 to 1; at 1 all are one.
+
+    Each picture is a query, all others are candidates, and those of its class are relevant. Of equal scores the first
+    candidate ranks first. A picture that is alone in its class is no query.
+
+    Parameters
+    ----------
+    vectors
+        ``[pictures, D]`` of length 1.
+    labels
+        ``[pictures]``.
+    ks
+        Ranks that count; those of no fewer than all candidates are left out.
+    """
+    vectors, labels = np.asarray(vectors, np.float32), np.asarray(labels)
+    ks = [k for k in ks if k < len(vectors)]
+    most = max(ks, default=0)
+    discounts = 1 / np.log2(np.arange(most) + 2)
+    best = np.concatenate([[0.0], np.cumsum(discounts)])
+    sums: dict[str, float] = {
+        f"{name}@{k}": 0.0 for name in ("P", "mAP", "nDCG") for k in ks if k > 1 or name == "P"
+    }
+    queries = 0
+    for start in range(0, len(vectors) if ks else 0, _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, len(vectors)))
+        relevant = (labels[rows][:, None] == labels[None]).sum(axis=1) - 1
+        rows, relevant = rows[relevant > 0], relevant[relevant > 0]
+        ranked = labels[_ranked_others(vectors, rows, most)] == labels[rows][:, None]
+        queries += len(rows)
+        for k in ks:
+            first = ranked[:, :k]
+            sums[f"P@{k}"] += first.mean(axis=1).sum()
+            if k == 1:
+                continue
+            sums[f"mAP@{k}"] += average_precision(first, relevant).sum()
+            sums[f"nDCG@{k}"] += ((first * discounts[:k]).sum(axis=1) / best[np.minimum(relevant, k)]).sum()
+    return {name: float(value) / queries for name, value in sums.items()} if queries else {}
+
+
+def _ranked_others(vectors: NDArray[np.float32], rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Return for each row its ``most`` most alike others, best first, ``[rows, most]``."""
+    alike = vectors[rows] @ vectors.T
+    alike[np.arange(len(rows)), rows] = -np.inf
+    least = -np.partition(-alike, most - 1, axis=1)[:, most - 1 : most]
+    found = np.empty((len(rows), most), np.int64)
+    for row, scores, limit in zip(found, alike, least[:, 0], strict=True):
+        near = np.flatnonzero(scores >= limit)
+        row[:] = near[np.argsort(-scores[near], kind="stable")[:most]]
+    return found

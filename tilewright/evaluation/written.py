@@ -8,13 +8,15 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from .layout import IGNORED
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from .evaluate import Evaluation
     from .tally import Shown
 
-__all__ = ["write_evaluation"]
+__all__ = ["Judged", "write_evaluation", "write_pictures", "write_scores"]
 
 DPI = 100
 INK = "#222222"
@@ -34,26 +36,104 @@ _RIGHT, _EXTRA, _MISSED, _NOTHING = "#ffffff", "#ee3377", "#33bbee", "#30343b"
 _MOST_NAMES = 40
 
 
+class Judged(Protocol):
+    """What every evaluation says, of kernels over pixels and of embedders."""
+
+    @property
+    def kernel(self) -> str:
+        """Name of the kernel."""
+        ...
+
+    @property
+    def untrained(self) -> bool:
+        """True where it had no weights."""
+        ...
+
+    @property
+    def dataset(self) -> str:
+        """The folder."""
+        ...
+
+    @property
+    def split(self) -> str | None:
+        """The split."""
+        ...
+
+    @property
+    def images(self) -> int:
+        """Pictures."""
+        ...
+
+    @property
+    def scores(self) -> Mapping[str, float]:
+        """The scores of the whole set, the first of them the one to look at."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        ...
+
+    @property
+    def confusion(self) -> tuple[tuple[int, ...], ...]:
+        """Rows are labels, columns predictions; empty where there is no matrix."""
+        ...
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all as plain data for JSON."""
+        ...
+
+
+def write_scores(found: Judged, folder: Path) -> None:
+    """Write ``metrics.json``, ``confusion.csv`` and ``confusion.png``, each whole or not at all.
+
+    What does not exist is not written, and one of an earlier evaluation goes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "metrics.json", (json.dumps(found.as_dict(), indent=2) + "\n").encode())
+    if found.confusion:
+        _write(folder / "confusion.csv", _csv(found).encode())
+        _draw(folder / "confusion.png", _matrix_figure(found))
+        return
+    for name in ("confusion.csv", "confusion.png"):
+        (folder / name).unlink(missing_ok=True)
+
+
 def write_evaluation(found: Evaluation, folder: Path) -> None:
     """Write ``metrics.json``, ``confusion.csv``, ``confusion.png`` and ``worst-tiles.png``, each whole or not at all.
 
     What does not exist is not written, and one of an earlier evaluation goes: no matrix for pictures, no worst
     pictures where all were right.
     """
-    _write(folder / "metrics.json", (json.dumps(found.as_dict(), indent=2) + "\n").encode())
-    if found.confusion:
-        _write(folder / "confusion.csv", _csv(found).encode())
-        _draw(folder / "confusion.png", _matrix_figure(found))
+    write_scores(found, folder)
     if found.worst:
         _draw(folder / "worst-tiles.png", _worst_figure(found))
-    drawn = {
-        "confusion.csv": found.confusion,
-        "confusion.png": found.confusion,
-        "worst-tiles.png": found.worst,
-    }
-    for name, there in drawn.items():
-        if not there:
-            (folder / name).unlink(missing_ok=True)
+    else:
+        (folder / "worst-tiles.png").unlink(missing_ok=True)
+
+
+def write_pictures(found: Judged, pictures: Sequence[tuple[str, NDArray[Any]]], path: Path) -> None:
+    """Draw pictures ``[bands, rows, columns]`` beside each other, each under its text; none of them: no file."""
+    from matplotlib.figure import Figure
+
+    if not pictures:
+        path.unlink(missing_ok=True)
+        return
+    columns = min(3, len(pictures))
+    rows, panel = math.ceil(len(pictures) / columns), 2.1
+    wide, high = max(columns * (panel + 0.12) + 0.12, 4.6), 0.5 + rows * (panel + 0.27) + 0.12
+    figure = Figure(figsize=(wide, high), dpi=DPI, facecolor="white")
+    _head(figure, found, (wide, high))
+    for n, (text, picture) in enumerate(pictures):
+        row, column = divmod(n, columns)
+        left, bottom = 0.12 + column * (panel + 0.12), high - 0.5 - (row + 1) * (panel + 0.27) + 0.05
+        axes = figure.add_axes((left / wide, bottom / high, panel / wide, panel / high))
+        shown = picture if len(picture) >= 3 else picture[:1].repeat(3, axis=0)
+        axes.imshow(_plain(shown), interpolation="nearest")
+        axes.set_xticks(())
+        axes.set_yticks(())
+        axes.set_title(text, fontsize=7, loc="left", pad=2, color=INK)
+    _draw(path, figure)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -71,7 +151,7 @@ def _draw(path: Path, figure: Figure) -> None:
     _write(path, buffer.getvalue())
 
 
-def _csv(found: Evaluation) -> str:
+def _csv(found: Judged) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["label \\ prediction", *found.classes])
@@ -80,7 +160,7 @@ def _csv(found: Evaluation) -> str:
     return text.getvalue()
 
 
-def _matrix_figure(found: Evaluation) -> Figure:
+def _matrix_figure(found: Judged) -> Figure:
     """Draw the matrix: each row as shares of its label, numbers in the cells where they can be read."""
     from matplotlib.figure import Figure
 
@@ -112,12 +192,12 @@ def _matrix_figure(found: Evaluation) -> Figure:
     return figure
 
 
-def _head(figure: Figure, found: Evaluation, size: tuple[float, float]) -> None:
+def _head(figure: Figure, found: Judged, size: tuple[float, float]) -> None:
     look: dict[str, Any] = {"fontsize": 9, "weight": "bold", "color": INK, "va": "top"}
     figure.text(0.12 / size[0], 1 - 0.1 / size[1], _title(found), **look)
 
 
-def _title(found: Evaluation) -> str:
+def _title(found: Judged) -> str:
     where = Path(found.dataset).name + (f", {found.split}" if found.split else "")
     name, value = next(iter(found.scores.items()))
     untrained = " (UNTRAINED)" if found.untrained else ""
