@@ -178,7 +178,7 @@ def _draw_boxes(axes: Axes, boxes: Mapping[int, Box]) -> None:
         )
         if rank <= MOST_LABELS:
             axes.annotate(
-                str(rank), (col0, row0), (2, -2), textcoords="offset points", color="black", fontsize=8, va="top",
+                str(rank), (col0, row0), (0, 3), textcoords="offset points", color="black", fontsize=8, va="bottom",
                 bbox={"boxstyle": "round,pad=0.15", "facecolor": EVIDENCE, "edgecolor": "none"},
             )  # fmt: skip
 

@@ -41,7 +41,7 @@ class Contrast:
     def between(cls, ground: NDArray[Any], text: NDArray[Any]) -> Contrast:
         """Return the contrast between vectors of a ground ``[n, D]``, of which there is one at least, and ``text``."""
         vectors = np.asarray(ground, np.float32)
-        mean = vectors.mean(axis=0)
+        mean = vectors.mean(axis=0, dtype=np.float32)
         centred = vectors - mean
         covariance = (centred.T @ centred / len(vectors)).astype(np.float64)
         loading = LOADING * np.trace(covariance) / len(mean) + 1e-6
