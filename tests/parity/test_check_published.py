@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from embedders import weights_by_rule
@@ -32,7 +34,7 @@ OTHERS = (
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_network_filled_by_the_rule_is_what_it_says(name: str) -> None:
-    options = {"classes": ["land", "water"]} if name.startswith("smp:") else {}
+    options: dict[str, Any] = {"classes": ["land", "water"]} if name.startswith("smp:") else {}
     module = load_kernel(name, **options).module
     with torch.no_grad():
         weights_by_rule(module)
